@@ -1,0 +1,48 @@
+"""Train adapters inside frozen causal language models, and tell how good they are.
+
+The public names are imported on first use, so that ``import adapters_pl`` costs nothing:
+
+- :class:`CausalLMModule`, the Lightning module around a frozen Hugging Face causal LM;
+- :class:`Adapter` and its methods (:class:`LoRA`), Lightning callbacks that inject modules;
+- the datasets (:class:`GSM8K`, :class:`InstructionJSON`, ...), Lightning data modules;
+- :func:`load_adapter`, which puts a saved adapter into any transformers model.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_EXPORTS = {
+    "CausalLMModule": "module",
+    "Adapter": "adapters",
+    "AdapterLayer": "adapters",
+    "LoRA": "adapters",
+    "load_adapter": "checkpoint",
+    "save_adapter": "checkpoint",
+    "ReasoningDataModule": "data",
+    "Example": "data",
+    "GSM8K": "data",
+    "SVAMP": "data",
+    "AddSub": "data",
+    "Math10K": "data",
+    "BoolQ": "data",
+    "ARCChallenge": "data",
+    "InstructionJSON": "data",
+    "WordProblems": "data",
+    "UserError": "errors",
+}
+
+__all__ = ["__version__", *_EXPORTS]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EXPORTS:
+        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,284 @@
+"""What every adapter method shares: layers that hang on a module, and the callback that hangs them there.
+
+An :class:`AdapterLayer` never replaces the module it adapts. It is registered *below* it, and two hooks of
+that module let it change the input and the output. So the names of the base's own parameters stay what
+they were, weights load before or after the injection, and a quantised or sharded linear layer needs no
+special case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adapters_pl.architectures import Architecture, architecture_of
+from adapters_pl.errors import UserError
+from adapters_pl.placement import SLOT, Layers, Names, Placement, Site
+
+if TYPE_CHECKING:
+    from adapters_pl.module import CausalLMModule
+
+
+class AdapterLayer(nn.Module):
+    """One adapter at one site of the model.
+
+    The adapted module ``base`` computes ``y = base(before(x))``, and ``after(x, y, base)`` is what it returns,
+    with ``x`` the input after every ``before``. All parameters of the layer are the adapter's: what is
+    trained, saved and counted is what is declared here, never what a name happens to contain.
+    """
+
+    #: Set by :func:`attach`: which adapter the layer belongs to.
+    adapter_name: str
+    #: While false the module behaves as if the layer were not there.
+    enabled: bool = True
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the adapted module reads instead of ``x``: (..., in_features) -> the same shape."""
+        return x
+
+    def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
+        """What the adapted module returns instead of ``y``: (..., out_features) -> the same shape."""
+        return y
+
+    @abstractmethod
+    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
+        """Draw the initial values in place; ``generator_for(parameter_name)`` is seeded by that name."""
+
+    def delta(self, base: nn.Module) -> Tensor | None:
+        """The change of ``base.weight`` that equals this layer, in its shape; ``None`` if there is none."""
+        return None
+
+
+class _Slot(nn.ModuleDict):
+    """The adapters of one module, by adapter name, in the order in which they were injected."""
+
+
+def _run_before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    x, *rest = args
+    for layer in getattr(module, SLOT).values():
+        if layer.enabled:
+            x = layer.before(x)
+    return (x, *rest)
+
+
+def _run_after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    for layer in getattr(module, SLOT).values():
+        if layer.enabled:
+            output = layer.after(args[0], output, module)
+    return output
+
+
+def attach(module: nn.Module, layer: AdapterLayer, name: str) -> None:
+    """Hang ``layer`` on ``module`` as adapter ``name``; the hooks are registered once per module.
+
+    Raises:
+        UserError: the module already has an adapter of this name.
+    """
+    if not isinstance(getattr(module, SLOT, None), _Slot):
+        module.register_module(SLOT, _Slot())
+        module.register_forward_pre_hook(_run_before)
+        module.register_forward_hook(_run_after)
+    slot = getattr(module, SLOT)
+    if name in slot:
+        raise UserError(f"Two adapters are named '{name}': give each its own --adapter.name.")
+    layer.adapter_name = name
+    slot[name] = layer
+
+
+def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, AdapterLayer]:
+    """The adapter layers inside ``model`` by path, those of adapter ``name`` or all."""
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, AdapterLayer) and name in (None, module.adapter_name)
+    }
+
+
+class Adapter(Callback):
+    """An adapter method: a Lightning callback that injects its layers into the frozen base in ``setup``.
+
+    A subclass writes :meth:`inject`, and every argument of its ``__init__`` is kept under its own name, so
+    that a checkpoint can say how to build it again.
+
+    Args:
+        name: what tells several adapters of one model apart.
+        placement: which sublayers are adapted: ``attn``, ``mlp`` or ``both``.
+        target_modules: instead of a placement, the modules by name (``[q_proj, v_proj]``), by a regular
+            expression for the whole path, or ``all-linear``.
+        layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
+        exclude: names or a regular expression of modules to leave out.
+    """
+
+    #: The ``peft_type`` that adapter directories of this method carry.
+    peft_type: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        *,
+        name: str = "default",
+        placement: Placement = "both",
+        target_modules: Names | None = None,
+        layers: Layers | None = None,
+        exclude: Names | None = None,
+    ) -> None:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
+            raise UserError(f"adapter name '{name}': use letters, digits, '-' and '_', beginning with a letter.")
+        if placement not in ("attn", "mlp", "both"):
+            raise UserError(f"placement '{placement}': choose attn, mlp or both.")
+        self.name = name
+        self.placement = placement
+        self.target_modules = target_modules
+        self.layers = layers
+        self.exclude = exclude
+
+    # ---- what a method writes
+
+    @abstractmethod
+    def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
+        """Hang the layers into ``model`` and return where; structure only.
+
+        Works on the meta device and draws no random number. Injecting twice is an error of the caller;
+        :meth:`attach_to` sees to it.
+        """
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], name: str) -> Adapter:
+        """The adapter that a PEFT ``adapter_config.json`` of this method describes."""
+        raise UserError(f"{cls.__name__} reads no PEFT directories.")
+
+    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The adapter as PEFT writes it: the contents of ``adapter_config.json`` and the tensors by key."""
+        raise UserError(f"{type(self).__name__} has no PEFT format.")
+
+    def peft_key(self, parameter: str) -> str:
+        """The key of ``parameter`` (as :meth:`adapter_parameters` names it) in a PEFT directory."""
+        raise UserError(f"{type(self).__name__} has no PEFT format.")
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups for the optimizer; one with the optimizer's own settings unless a method needs more."""
+        return [{"params": list(self.adapter_parameters(model).values())}]
+
+    # ---- what every method has
+
+    @property
+    def state_key(self) -> str:
+        """Lightning's key for this callback: the method and the adapter's name."""
+        return f"{type(self).__name__}:{self.name}"
+
+    def init_args(self) -> dict[str, Any]:
+        """The arguments that build this adapter again."""
+        return {arg: getattr(self, arg) for arg in inspect.signature(type(self).__init__).parameters if arg != "self"}
+
+    def adapter_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """The adapter's parameters by their path in ``model``: exactly what its layers declare."""
+        return {
+            f"{path}.{name}": parameter
+            for path, layer in adapter_layers(model, self.name).items()
+            for name, parameter in layer.named_parameters()
+        }
+
+    def attach_to(self, model: PreTrainedModel, seed: int | None = 0) -> bool:
+        """Inject into ``model`` unless it already holds this adapter; says whether it did.
+
+        The initial values are drawn from ``seed``; without one only the structure is made, on any device.
+        """
+        if adapter_layers(model, self.name):
+            return False
+        self.inject(model, architecture_of(model))
+        if seed is not None:
+            self.initialize(model, seed)
+        return True
+
+    def initialize(self, model: PreTrainedModel, seed: int) -> None:
+        """Draw the initial values; the base's real weights are there.
+
+        Every parameter has a generator of its own, seeded by ``seed`` and the parameter's path, so that the
+        same adapter comes out whatever the order, the device or the sharding.
+        """
+        for path, layer in adapter_layers(model, self.name).items():
+            base = model.get_submodule(path.rsplit(f".{SLOT}.", 1)[0])
+
+            def generator_for(parameter: str, path: str = path) -> torch.Generator:
+                digest = hashlib.sha256(f"{seed}:{path}.{parameter}".encode()).digest()
+                return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+            with torch.no_grad():
+                layer.reset_parameters(generator_for, base)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Inject into the module's base; a second stage finds the adapter there and leaves it."""
+        module: CausalLMModule = pl_module  # type: ignore[assignment]
+        module.add_adapter(self)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what was injected and how much of the model it trains."""
+        rank_zero_info(self.describe(pl_module.model))
+
+    def describe(self, model: PreTrainedModel) -> str:
+        """One line: where the adapter sits, how many parameters it has, and their share of the model."""
+        own = sum(p.numel() for p in self.adapter_parameters(model).values())
+        total = sum(p.numel() for p in model.parameters())
+        paths = [path.rsplit(f".{SLOT}.", 1)[0] for path in adapter_layers(model, self.name)]
+        kinds = sorted({path.rsplit(".", 1)[-1] for path in paths})
+        return (
+            f"{type(self).__name__} '{self.name}': {len(paths)} modules ({', '.join(kinds)}), "
+            f"{own:,} trainable parameters, {100 * own / total:.3g}% of {total:,}"
+        )
+
+    @contextmanager
+    def disabled(self, model: nn.Module) -> Iterator[None]:
+        """Within it the model behaves as if this adapter were not there."""
+        layers = adapter_layers(model, self.name).values()
+        was = [layer.enabled for layer in layers]
+        for layer in layers:
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer, enabled in zip(layers, was, strict=True):
+                layer.enabled = enabled
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module) -> Callable[[], None]:
+        """Fold the adapter into the base's weights and switch it off; returns the exact undo.
+
+        Merging a merged adapter does nothing, and neither does its undo.
+
+        Raises:
+            UserError: the method has no weight change that equals it, or the merged weight is not finite.
+        """
+        kept: list[tuple[AdapterLayer, nn.Parameter, Tensor]] = []
+
+        def undo() -> None:
+            while kept:
+                layer, weight, original = kept.pop()
+                weight.data.copy_(original)
+                layer.enabled = True
+
+        for path, layer in adapter_layers(model, self.name).items():
+            if not layer.enabled:
+                continue
+            base = model.get_submodule(path.rsplit(f".{SLOT}.", 1)[0])
+            delta = layer.delta(base)
+            if delta is None:
+                undo()
+                raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
+            weight: nn.Parameter = base.weight  # type: ignore[assignment]
+            kept.append((layer, weight, weight.detach().clone()))
+            weight.data.add_(delta.to(weight.dtype))
+            layer.enabled = False
+            if not torch.isfinite(weight).all():
+                undo()
+                raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
+        return undo

@@ -1,0 +1,177 @@
+"""The frozen base: finding it, loading it, knowing it again, and its tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from adapters_pl.errors import UserError
+from adapters_pl.placement import SLOT, linear_sizes
+from adapters_pl.quickstart import BASE as QUICKSTART_BASE
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+#: Names of bases that travel inside the package.
+EMBEDDED = {"quickstart": QUICKSTART_BASE}
+
+_SAMPLED = 64
+
+
+def locate(base: str) -> str:
+    """What transformers is given for ``base``: an embedded base's folder, a directory, or a hub id.
+
+    Raises:
+        UserError: it looks like a path and no such directory exists, or the directory holds no model.
+    """
+    if base in EMBEDDED:
+        return str(EMBEDDED[base])
+    path = Path(base).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"base '{base}': the directory has no config.json, so it holds no model.")
+        return str(path)
+    looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or path.exists()
+    if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
+        raise UserError(f"base '{base}': no such directory. Give a model directory or a hub id like org/name.")
+    return base
+
+
+def _unreachable(base: str, what: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
+        if not Path(locate(base)).is_dir()
+        else f"base '{base}': cannot read its {what}: {reason}"
+    )
+
+
+def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model configuration of ``base``; cheap, and the first thing to fail when the base is wrong."""
+    try:
+        return AutoConfig.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        raise _unreachable(base, "configuration", error) from error
+
+
+def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``base``, which is known to have an end token and a padding token.
+
+    A tokenizer without a padding token (LLaMA's) pads with its end token: padding is told by the mask alone,
+    so no end token that belongs to the text is lost.
+
+    Raises:
+        UserError: there is no tokenizer, or it has no end token, without which no answer could ever end.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            locate(base), revision=revision, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _unreachable(base, "tokenizer", error) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"base '{base}': its tokenizer has no end token, so no answer could end. "
+            "Set eos_token in its tokenizer_config.json."
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    base: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    random_init: bool = False,
+    seed: int = 0,
+) -> PreTrainedModel:
+    """Load ``base`` frozen and in evaluation mode.
+
+    Args:
+        base: the name of an embedded base, a model directory or a hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: ``auto`` is the dtype the weights are stored in.
+        attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2``; transformers' choice if not given.
+        trust_remote_code: run code that comes with the model. Off unless asked.
+        random_init: only the architecture, with random weights: a control, not a base.
+        seed: the seed of the random weights.
+    """
+    config = load_config(base, revision, trust_remote_code)
+    torch_dtype: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        if random_init:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                model = AutoModelForCausalLM.from_config(
+                    config,
+                    dtype=config.dtype or torch.float32 if dtype == "auto" else torch_dtype,
+                    trust_remote_code=trust_remote_code,
+                    **extra,
+                )
+        else:
+            model = AutoModelForCausalLM.from_pretrained(
+                locate(base), revision=revision, dtype=torch_dtype, trust_remote_code=trust_remote_code, **extra
+            )
+    except (OSError, ValueError) as error:
+        raise _unreachable(base, "weights", error) from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model's structure on the meta device: all shapes, no weights, and no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """The longest sequence the model was made for, in tokens; ``None`` if its configuration names none."""
+    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        value = getattr(config, key, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
+    """What tells one base from another, whatever its path, dtype or quantisation.
+
+    ``structure`` is a hash over the model type and the logical shapes of its modules, and ``sample`` holds
+    some values of the input embedding, which quantisation leaves alone.
+    """
+    digest = hashlib.sha256(model.config.model_type.encode())
+    for path, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if f".{SLOT}." in f".{path}." or not isinstance(weight, torch.Tensor):
+            continue
+        digest.update(f"{path}:{linear_sizes(module) or tuple(weight.shape)};".encode())
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, nn.Module)
+    table = embedding.weight.detach().flatten()  # type: ignore[operator, union-attr]
+    places = torch.linspace(0, table.numel() - 1, _SAMPLED, dtype=torch.float64).long().to(table.device)
+    sample = table[places].float().cpu()
+    return {"structure": digest.hexdigest(), "sample": [round(float(value), 6) for value in sample]}
+
+
+def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two fingerprints are of one base; values may differ as float16 and bfloat16 round them."""
+    if one["structure"] != other["structure"]:
+        return False
+    a, b = torch.tensor(one["sample"]), torch.tensor(other["sample"])
+    return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))

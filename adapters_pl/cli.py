@@ -1,0 +1,105 @@
+"""The command line's front door. It answers what needs no heavy library, and hands the rest on."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from adapters_pl import __version__, recipes
+from adapters_pl.errors import UserError, did_you_mean
+
+#: Every subcommand: where it lives, and its line in the help. Modules are imported when they are called.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "fit": ("adapters_pl.lightning_cli:main", "train adapters inside a frozen model"),
+    "validate": ("adapters_pl.lightning_cli:main", "loss and accuracy on the validation rows"),
+    "test": ("adapters_pl.lightning_cli:main", "accuracy on the test sets, with the adapter and without"),
+    "predict": ("adapters_pl.lightning_cli:main", "write answers for rows that need no gold answer"),
+    "recipes": ("adapters_pl.recipes:main", "list the configurations that --config finds by name"),
+}
+
+DONE, USER_ERROR, PROGRAM_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [f"  {name:<10}{line}" for name, (_, line) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: adapters-pl COMMAND [--config NAME ...] [--key value ...]",
+            "",
+            "Train adapters inside frozen causal language models for reasoning, and tell how good they are.",
+            "",
+            *lines,
+            "",
+            "  adapters-pl fit --config quickstart.yaml    train on this machine, with what came in the package",
+            "  adapters-pl test                            test the last run's checkpoint",
+            "  adapters-pl COMMAND --help                  every option of a command",
+            "  adapters-pl fit --print_config ...          the configuration that would run",
+            "",
+            "  --debug    show the traceback of an error    --version    show the version",
+        ]
+    )
+
+
+def values_of(arguments: Sequence[str], *flags: str) -> list[str]:
+    """What the command line gives for any of ``flags``, in both spellings (``--key value``, ``--key=value``)."""
+    values = []
+    for i, argument in enumerate(arguments):
+        flag, equals, value = argument.partition("=")
+        if flag in flags and equals:
+            values.append(value)
+        elif flag in flags and i + 1 < len(arguments):
+            values.append(arguments[i + 1])
+    return values
+
+
+def resolve_configs(arguments: Sequence[str]) -> list[str]:
+    """Replace the name after each ``--config`` by the file that it means; raises ``UserError`` for an unknown one."""
+    resolved = list(arguments)
+    for i, argument in enumerate(resolved):
+        flag, equals, value = argument.partition("=")
+        if flag not in ("--config", "-c"):
+            continue
+        if equals:
+            resolved[i] = f"{flag}={recipes.find(value)}"
+        elif i + 1 < len(resolved):
+            resolved[i + 1] = str(recipes.find(resolved[i + 1]))
+        else:
+            raise UserError("--config needs a file or the name of a recipe.")
+    return resolved
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 a user's error, 2 ours, 130 interrupted."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    words = [word for word in words if word != "--debug"]
+    try:
+        if not words or words[0] in ("-h", "--help", "help"):
+            print(usage())
+            return DONE
+        if words[0] in ("--version", "-V"):
+            print(f"adapters-pl {__version__}")
+            return DONE
+        command, *rest = words
+        if command not in COMMANDS:
+            raise UserError(f"There is no command '{command}': {did_you_mean(command, COMMANDS)}")
+        module, function = COMMANDS[command][0].split(":")
+        rest = resolve_configs(rest)
+        if module == "adapters_pl.recipes":
+            return recipes.main(rest)
+        return int(getattr(import_module(module), function)(command, rest, debug))
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def console() -> None:
+    """The console script."""
+    sys.exit(main())

@@ -1,0 +1,86 @@
+"""The argument parser's errors in one or two lines, with the nearest valid key."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from importlib import import_module
+
+from jsonargparse import ArgumentError
+
+from adapters_pl.adapters import Adapter
+from adapters_pl.data import ReasoningDataModule
+from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.module import CausalLMModule
+
+_SECTIONS = ("config", "seed_everything", "trainer", "model", "adapter", "data", "optimizer", "lr_scheduler", "ckpt_path")
+_NESTED = {"model": CausalLMModule, "data": ReasoningDataModule, "adapter": Adapter}
+
+
+def explain(error: ArgumentError, command: str) -> UserError:
+    """Word ``error`` for a person: which key or value is wrong, and what is near it."""
+    text = str(error)
+    if found := re.search(r"Option '([\w.]+)' is not accepted", text):
+        path = re.search(r"Problem with given class_path '([\w.]+)'", text)
+        section = re.search(r'Parser key "(\w+)', text)
+        known = _arguments_of(path[1]) if path else []
+        where = f"{section[1]}.{found[1]}" if section else found[1]
+        return UserError(f"unknown key '{where}': {did_you_mean(found[1], known)}")
+    if found := re.search(r"unrecognized arguments: (\S+)", text):
+        return _unknown_key(found[1], command)
+    if found := re.search(r"does not accept option '([\w.]+)'", text):
+        return _unknown_key(found[1], command)
+    if found := re.search(r'Parser key "(adapter|data|model)".*?(?:import path string|Import path|given class_path|class_path)[: ]+\'?([\w.]+)', text, re.S):
+        return _unknown_class(found[1], found[2], text)
+    key = re.search(r'Parser key "([^"]+)"', text)
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
+    reasons = [line for line in lines if line.startswith("Expected") and "NoneType" not in line] or lines[-1:]
+    given = re.search(r"Given value: (.+)|[Gg]ot value: (.+)", text)
+    value = f" (given: {(given[1] or given[2]).strip()[:80]})" if given else ""
+    return UserError(f"{key[1] + ': ' if key else ''}{reasons[0][:200]}{value}. See adapters-pl {command} --help.")
+
+
+def _unknown_key(key: str, command: str) -> UserError:
+    key = key.lstrip("-").partition("=")[0]
+    section, dot, rest = key.partition(".")
+    if dot and section == "trainer":
+        from lightning.pytorch import Trainer
+
+        known = list(inspect.signature(Trainer.__init__).parameters)[1:]
+        return UserError(f"unknown key '{key}': {did_you_mean(rest, known)}")
+    if dot and section in _NESTED:
+        return UserError(f"unknown key '{key}': {did_you_mean(rest, _arguments(_NESTED[section]))}")
+    return UserError(f"unknown key '{key}': {did_you_mean(key, _SECTIONS)}")
+
+
+def _unknown_class(section: str, name: str, text: str) -> UserError:
+    kind = {"adapter": "adapter", "data": "dataset", "model": "model"}[section]
+    known = [cls.__name__ for cls in _subclasses(_NESTED[section])]
+    if "." in name:
+        reason = re.search(r"(No module named '[\w.]+'|has no attribute '\w+'|not a subclass of \S+)", text)
+        return UserError(f"{section}: cannot import {name}{': ' + reason[1] if reason else ''}; it is looked for in this folder.")
+    return UserError(f"there is no {kind} '{name}': {did_you_mean(name, known)}")
+
+
+def _subclasses(cls: type) -> list[type]:
+    found = [cls] if cls is CausalLMModule else []
+    for sub in cls.__subclasses__():
+        found += [sub, *_subclasses(sub)]
+    return found
+
+
+def _arguments_of(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
+    return _arguments(getattr(import_module(module), name))
+
+
+def _arguments(cls: type) -> list[str]:
+    """The names that ``cls(...)`` takes, through every ``**kwargs`` that is handed on."""
+    names: list[str] = []
+    for base in cls.__mro__:
+        if "__init__" in vars(base):
+            parameters = inspect.signature(vars(base)["__init__"]).parameters
+            names += [name for name, p in parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD]
+            if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
+                break
+    return names

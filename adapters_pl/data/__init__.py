@@ -1,0 +1,24 @@
+"""The reasoning datasets: one small class each, all of them Lightning data modules."""
+
+from adapters_pl.data.arithmetic import GSM8K, SVAMP, AddSub, Math10K
+from adapters_pl.data.base import SETS, Example, ReasoningDataModule, set_named
+from adapters_pl.data.commonsense import ARCChallenge, BoolQ
+from adapters_pl.data.instruction_json import InstructionJSON
+from adapters_pl.data.word_problems import FreshWordProblems, UnseenWordProblems, WordProblems
+
+__all__ = [
+    "SETS",
+    "SVAMP",
+    "ARCChallenge",
+    "AddSub",
+    "BoolQ",
+    "Example",
+    "FreshWordProblems",
+    "GSM8K",
+    "InstructionJSON",
+    "Math10K",
+    "ReasoningDataModule",
+    "UnseenWordProblems",
+    "WordProblems",
+    "set_named",
+]

@@ -1,0 +1,28 @@
+"""The one kind of error a user is meant to see, and the wording of "did you mean"."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something in the input is wrong: shown as one or two lines, without a traceback, with exit code 1.
+
+    The message says what is wrong and what to do about it. Anything that is *not* a ``UserError`` is a fault
+    of the program, and keeps its traceback.
+    """
+
+
+def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
+    """Word the nearest of ``choices`` as a question, or list them all when none is near.
+
+    >>> did_you_mean("rnk", ["rank", "alpha"])
+    "did you mean 'rank'?"
+    """
+    known = sorted(set(choices))
+    folded = {choice.lower(): choice for choice in known}
+    near = difflib.get_close_matches(name.lower(), folded, n=most, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(repr(folded[n]) for n in near)}?"
+    return f"known: {', '.join(known)}" if known else "none is known"

@@ -1,0 +1,72 @@
+"""Batched generation that gives each row the answer it would get alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model wrote after one prompt: its text, how many tokens, and why it stopped."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"]
+
+
+def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """``(input_ids, attention_mask)``, both (B, T), with the padding before each row."""
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for i, row in enumerate(rows):
+        ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
+        mask[i, width - len(row) :] = 1
+    return ids, mask
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    max_new_tokens: int,
+) -> list[Generation]:
+    """Greedy continuations of a left-padded batch.
+
+    The base's own generation settings (temperature, penalties) are set aside: results depend on what is
+    asked here and on nothing that came with the weights but the end tokens.
+
+    Args:
+        model: the model, in evaluation mode.
+        tokenizer: decodes; its end and padding tokens are used.
+        input_ids: (B, T), padded on the left.
+        attention_mask: (B, T), 0 on padding.
+        max_new_tokens: the most tokens to add.
+    """
+    ends = model.generation_config.eos_token_id if model.generation_config else None
+    eos = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])})
+    config = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        eos_token_id=eos,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        use_cache=True,
+    )
+    sequences = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+    generations = []
+    for new in sequences[:, input_ids.shape[1] :].tolist():
+        end = next((i for i, token in enumerate(new) if token in eos), None)
+        kept = new if end is None else new[:end]
+        text = tokenizer.decode(kept, skip_special_tokens=True)
+        generations.append(Generation(text, len(kept), "length" if end is None else "stop"))
+    return generations

@@ -1,0 +1,389 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's CLI with adapters, recipes and runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, instantiate_class
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from transformers.utils import logging as transformers_logging
+
+from adapters_pl import cli_errors
+from adapters_pl.adapters import Adapter
+from adapters_pl.base_model import meta_model
+from adapters_pl.callbacks import FinishStepOnInterrupt, Progress, RunRecorder, checkpoint_callbacks
+from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
+from adapters_pl.data import ReasoningDataModule
+from adapters_pl.errors import UserError
+from adapters_pl.module import CausalLMModule
+from adapters_pl.runs import DEFAULT_ROOT, Run
+
+#: Sections of a training run's configuration that a later command takes over. Where and how it is executed
+#: (``trainer``) is the later command's own affair, unless training itself goes on.
+_INHERITED = ("seed_everything", "model", "adapter", "data")
+_RESUMED = (*_INHERITED, "trainer", "optimizer", "lr_scheduler")
+_CONFIG = ("--config", "-c")
+_PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
+
+
+class AdapterParser(LightningArgumentParser):
+    """A parser that raises instead of exiting, so that every error is worded in one place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["exit_on_error"] = False
+        super().__init__(*args, **kwargs)
+
+
+class AdaptersCLI(LightningCLI):
+    """Lightning's CLI with a top-level ``adapter:`` and a run directory.
+
+    Args:
+        arguments: the command line, the command first.
+        recipe: what the run's directory is called.
+        checkpoint: the checkpoint a later command starts from, if any.
+    """
+
+    trainer: Trainer
+    model: CausalLMModule
+    run: Run
+
+    def __init__(self, arguments: list[str], recipe: str, checkpoint: Path | None) -> None:
+        self.recipe = recipe
+        self.checkpoint = checkpoint
+        self.run_is_new = False
+        super().__init__(
+            CausalLMModule,
+            ReasoningDataModule,
+            save_config_callback=None,
+            trainer_defaults={
+                "default_root_dir": DEFAULT_ROOT,
+                "max_epochs": 3,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=42,
+            parser_class=AdapterParser,
+            parser_kwargs={"prog": "adapters-pl"},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=arguments,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``adapter:``, and make the plain module the default for ``model:``."""
+        parser.add_argument(
+            "--adapter",
+            type=Adapter | list[Adapter] | None,
+            default=None,
+            help="The adapter method, or a list of them; null tests the base alone.",
+        )
+        parser.set_defaults({"model": {"class_path": "adapters_pl.module.CausalLMModule"}})
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the given arguments; they are the real command line with names and checkpoints resolved."""
+        assert isinstance(args, list)
+        self.config = parser.parse_args(args)
+        chosen = self.config[self.config.subcommand].adapter
+        if isinstance(chosen, list) and len(chosen) > 1 and any(a.startswith("--adapter.") for a in args):
+            print(f"--adapter.* addresses the last of {len(chosen)} adapters: {_short(chosen[-1])}")
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave the command line as it is: what it says wins over what a checkpoint stored."""
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Hand ``optimizer:`` and ``lr_scheduler:`` to the module, whose parameters exist only after ``setup``."""
+
+        def factory(key: str) -> Callable[[Any], Any] | None:
+            init = self._get(self.config_init, key)
+            return (lambda target: instantiate_class(target, init)) if init else None
+
+        self.model.optimizer_factory = factory("optimizer") or self.model.optimizer_factory
+        self.model.scheduler_factory = factory("lr_scheduler") or self.model.scheduler_factory
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer with the adapters, the run's records and checkpoints."""
+        adapters = self.adapters()
+        root = Path(self._get(self.config, "trainer").default_root_dir or DEFAULT_ROOT)
+        existing = Run.of_checkpoint(self.checkpoint) if self.checkpoint else None
+        self.run_is_new = existing is None
+        self.run = existing or Run.create(root, self.recipe)
+        config = self._run_config()
+        self.model.recorded_config = config
+        labels = [f"{type(adapter).__name__} '{adapter.name}'" for adapter in adapters]
+        extra: list[Any] = [*adapters, RunRecorder(self.run, _yaml(config), ", ".join(labels) or None)]
+        if self.subcommand == "fit":
+            extra += checkpoint_callbacks(self.run, self.model.monitor, self.datamodule.val_size > 0)
+            extra.append(FinishStepOnInterrupt(self.run.checkpoints / "last.ckpt"))
+        trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        if trainer_config.get("enable_progress_bar") is not False:
+            extra.append(Progress())
+        if trainer_config.get("logger") in (None, True):
+            fit = self.subcommand == "fit"
+            trainer_config["logger"] = CSVLogger(self.run.path.parent, self.run.path.name, "") if fit else False
+        if self.subcommand != "fit":
+            trainer_config["enable_checkpointing"] = False
+        try:
+            return self._instantiate_trainer(trainer_config, extra)
+        except BaseException:
+            self.discard_unused_run()
+            raise
+
+    def adapters(self) -> list[Adapter]:
+        """The configured adapters."""
+        chosen = self._get(self.config_init, "adapter")
+        return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+
+    def _run_config(self) -> dict[str, Any]:
+        """The configuration of this command as plain data, with the paths it names made absolute."""
+        subparser = self._parser(self.subcommand)
+        config = yaml.safe_load(subparser.dump(self.config[str(self.subcommand)], skip_validation=True, format="yaml"))
+        for key in self._subcommand_method_arguments[str(self.subcommand)]:
+            config.pop(key, None)
+        config.pop("config", None)
+        for section, keys in _PATHS.items():
+            arguments = (config.get(section) or {}).get("init_args") or {}
+            for key in keys:
+                if isinstance(arguments.get(key), str) and Path(arguments[key]).expanduser().exists():
+                    arguments[key] = str(Path(arguments[key]).expanduser().resolve())
+        return config
+
+    def before_fit(self) -> None:
+        """Find what is wrong with base, adapters and data while nothing heavy is loaded."""
+        if not self.adapters():
+            raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
+        self._check_structure()
+
+    def _check_structure(self) -> None:
+        assert self.model.tokenizer is not None
+        skeleton = meta_model(self.model.config, self.model.trust_remote_code)
+        for adapter in self.adapters():
+            adapter.attach_to(skeleton, seed=None)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Wait for :meth:`execute`: an error while running is handled where the run is known."""
+
+    def execute(self) -> None:
+        """Run the command."""
+        super()._run_subcommand(str(self.subcommand))
+
+    def discard_unused_run(self) -> None:
+        """Remove the run's directory if this command made it and nothing worth keeping is in it."""
+        kept = ("checkpoints/*", "predictions/*", "results.json", "crash.log")
+        if self.run_is_new and not any(True for pattern in kept for _ in self.run.path.glob(pattern)):
+            shutil.rmtree(self.run.path, ignore_errors=True)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        kwargs["ckpt_path"] = str(self.checkpoint) if self.checkpoint else None
+        # Checkpoints hold plain data and tensors; nothing in one is ever unpickled.
+        kwargs["weights_only"] = True
+        if subcommand == "test":
+            kwargs["verbose"] = False
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+        return kwargs
+
+
+def _short(adapter: Any) -> str:
+    name = (adapter.init_args or {}).get("name")
+    return f"{adapter.class_path.rsplit('.', 1)[-1]} '{name}'"
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return yaml.safe_dump(config, sort_keys=False)
+
+
+# ---- what a command starts from
+
+
+def peek(arguments: Sequence[str], key: str) -> Any:
+    """The value of dotted ``key`` on the command line, else in the configurations it names, else ``None``."""
+    if given := values_of(arguments, f"--{key}"):
+        return given[-1]
+    value = None
+    for file in values_of(arguments, *_CONFIG):
+        node: Any = load_config_file(Path(file))
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        value = node if node is not None else value
+    return value
+
+
+def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
+    """The checkpoint that ``command`` starts from.
+
+    ``--ckpt_path`` names a file, a run's directory, or ``last`` or ``best`` of the newest run. Without it,
+    training starts afresh, and the other commands take ``last.ckpt`` of the newest run, unless a base or an
+    adapter is named: then they take those as they are.
+
+    Raises:
+        UserError: what is named does not exist, or there is no run to take.
+    """
+    named = peek(arguments, "ckpt_path")
+    root = Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)
+    if named in ("null", "None"):
+        return None
+    if named is None:
+        own = any(re.match(r"--(model|model\.base|adapter)(=|$)", argument) for argument in arguments)
+        if command == "fit" or own or peek(arguments, "model.base") or peek(arguments, "model.init_args.base"):
+            return None
+        named = "last"
+    if named in ("last", "best"):
+        return Run.latest(root).checkpoint(named)
+    path = Path(named).expanduser()
+    if path.is_dir():
+        return Run(path).checkpoint("last")
+    if not path.is_file():
+        raise UserError(f"--ckpt_path {named}: no such checkpoint.")
+    return path
+
+
+def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
+    """The configuration that ``checkpoint`` was trained with, as far as ``command`` takes it over.
+
+    Raises:
+        UserError: the file is no checkpoint of ours.
+    """
+    try:
+        stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+        ours = stored["adapters_pl"]
+    except Exception as error:
+        raise UserError(f"{checkpoint} cannot be read as a checkpoint of adapters-pl: {_first_line(error)}") from error
+    if config := ours.get("config"):
+        sections = _RESUMED if command == "fit" else _INHERITED
+        return {key: config[key] for key in sections if config.get(key) is not None}
+    base = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
+    return {"model": base, "adapter": ours["adapters"]}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def load_config_file(path: Path) -> Any:
+    """The contents of a YAML file, in which a key that stands twice is an error and not the last one's win."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise UserError(f"config {path}:{where} {problem}.") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+# ---- running a command
+
+
+def main(command: str, arguments: list[str], debug: bool = False) -> int:
+    """Run ``command`` and return its exit code; what the user has to mend is raised as ``UserError``."""
+    sys.path.append(os.getcwd())  # so that --adapter mine.MyAdapter finds mine.py
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    for noise in (".*does not have many workers.*", ".*LeafSpec.*", ".*ckpt_path.*weights_only.*"):
+        warnings.filterwarnings("ignore", message=noise)
+    for file in values_of(arguments, *_CONFIG):
+        load_config_file(Path(file))
+    only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
+    checkpoint = None if only_print else find_checkpoint(command, arguments)
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            inherited = []
+            if checkpoint is not None:
+                overlay = Path(folder) / "inherited.yaml"
+                overlay.write_text(_yaml(inherited_config(checkpoint, command)), encoding="utf-8")
+                inherited = ["--config", str(overlay)]
+                print(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
+            words = [command, *inherited, *_without_ckpt_path(arguments)]
+            cli = AdaptersCLI(words, _recipe_name(command, arguments), checkpoint)
+    except ArgumentError as error:
+        raise cli_errors.explain(error, command) from error
+    except MisconfigurationException as error:
+        raise UserError(_first_line(error)) from error
+    except SystemExit as done:  # --help and --print_config end here
+        return int(done.code or 0)
+    return _execute(cli, debug)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Lightning's says something about this run, and is no advertisement."""
+    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB}", "TPU available", "HPU available"))
+
+
+def _without_ckpt_path(arguments: Sequence[str]) -> list[str]:
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument == "--ckpt_path":
+            skip = True
+        elif not argument.startswith("--ckpt_path="):
+            kept.append(argument)
+    return kept
+
+
+def _recipe_name(command: str, arguments: Sequence[str]) -> str:
+    """A run is called after its first configuration, else after its adapter, else after the command."""
+    if files := values_of(arguments, *_CONFIG):
+        return Path(files[0]).stem
+    adapter = peek(arguments, "adapter")
+    if command == "fit" and isinstance(adapter, str) and re.fullmatch(r"[\w.]+", adapter):
+        return adapter.rsplit(".", 1)[-1].lower()
+    return command
+
+
+def _execute(cli: AdaptersCLI, debug: bool) -> int:
+    """Run what ``cli`` has set up, and leave nothing behind of a run that never began."""
+    try:
+        cli.execute()
+    except (UserError, MisconfigurationException) as error:
+        cli.discard_unused_run()
+        raise error if isinstance(error, UserError) else UserError(_first_line(error)) from error
+    except (KeyboardInterrupt, SystemExit):
+        # Lightning turns an interrupt into an exit of its own.
+        last = cli.run.checkpoints / "last.ckpt"
+        kept = f"last checkpoint: {last}" if last.is_file() else "no checkpoint had been written yet"
+        cli.discard_unused_run()
+        print(f"interrupted; {kept}", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        log = cli.run.write("crash.log", traceback.format_exc())
+        if debug:
+            raise
+        print(f"internal error: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
+        print(f"The traceback is in {log} (--debug prints it).", file=sys.stderr)
+        return PROGRAM_ERROR
+    return DONE

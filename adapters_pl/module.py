@@ -1,0 +1,380 @@
+"""The Lightning module around a frozen causal language model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from adapters_pl.adapters.base import Adapter
+from adapters_pl.base_model import Dtype, fingerprint, load_base, load_config, load_tokenizer, same_base
+from adapters_pl.errors import UserError
+from adapters_pl.generation import Generation, generate
+from adapters_pl.metrics import AnswerAccuracy
+
+if TYPE_CHECKING:
+    from adapters_pl.data.base import ReasoningDataModule
+
+IGNORE = -100
+FORMAT = 1
+
+OptimizerFactory = Callable[[Iterable], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+class CausalLMModule(LightningModule):
+    """A frozen causal language model that is trained through its adapters alone.
+
+    The base is loaded by :meth:`build_base`, when the first adapter's ``setup`` asks for it. Checkpoints hold
+    the adapters' parameters, how to build the adapters, and the base's fingerprint; never the base.
+
+    Args:
+        base: an embedded base's name (``quickstart``), a model directory, or a hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: of the frozen base; ``auto`` is what its weights are stored in. Adapters are float32.
+        attn_implementation: ``eager``, ``sdpa`` or ``flash_attention_2``; transformers' choice if not given.
+        trust_remote_code: run code that comes with the model.
+        random_init: random weights instead of the base's: a control.
+        lr: peak learning rate of AdamW (LLM-Adapters' is 3e-4).
+        weight_decay: of AdamW.
+        warmup_steps: steps of linear warm-up, at most a tenth of the run; linear decay to zero follows.
+        optimizer: another optimizer, given the parameter groups.
+        lr_scheduler: a scheduler for it, stepped every optimizer step.
+        monitor: what ``best.ckpt`` is chosen by: ``val_loss``, or ``val_accuracy`` of generated answers.
+        test_base: also test the base alone, for comparison; switch it off where generation is expensive.
+    """
+
+    def __init__(
+        self,
+        base: str = "quickstart",
+        revision: str | None = None,
+        dtype: Dtype = "auto",
+        attn_implementation: str | None = None,
+        trust_remote_code: bool = False,
+        random_init: bool = False,
+        lr: float = 3e-4,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 100,
+        optimizer: OptimizerFactory | None = None,
+        lr_scheduler: SchedulerFactory | None = None,
+        monitor: Literal["val_loss", "val_accuracy"] = "val_loss",
+        test_base: bool = True,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.revision = revision
+        self.dtype_of_base: Dtype = dtype
+        self.attn_implementation = attn_implementation
+        self.trust_remote_code = trust_remote_code
+        self.random_init = random_init
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.warmup_steps = warmup_steps
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = lr_scheduler
+        self.monitor = monitor
+        self.test_base = test_base
+        self.adapters: dict[str, Adapter] = {}
+        self.val_accuracy = AnswerAccuracy()
+        #: What the last test or prediction wrote, by set: one record a row, in no particular order.
+        self.records: dict[str, list[dict[str, Any]]] = {}
+        #: The configuration of the command that trains, if there is one; it travels in the checkpoints.
+        self.recorded_config: dict[str, Any] | None = None
+        self._config: PretrainedConfig | None = None
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._fingerprint: dict[str, Any] | None = None
+
+    # ---- the base and its adapters
+
+    @property
+    def config(self) -> PretrainedConfig:
+        """The base's configuration, read on first use and without its weights."""
+        if self._config is None:
+            self._config = load_config(self.base, self.revision, self.trust_remote_code)
+        return self._config
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base's tokenizer, read on first use and without its weights."""
+        if self._tokenizer is None:
+            self._tokenizer = load_tokenizer(self.base, self.revision, self.trust_remote_code)
+        return self._tokenizer
+
+    def build_base(self) -> PreTrainedModel:
+        """The frozen base as ``self.model``: loaded the first time, the same object ever after."""
+        if "model" not in self._modules:
+            self.model = load_base(
+                self.base,
+                self.revision,
+                self.dtype_of_base,
+                self.attn_implementation,
+                self.trust_remote_code,
+                self.random_init,
+            )
+        return self.model
+
+    def add_adapter(self, adapter: Adapter) -> None:
+        """Inject ``adapter`` into the base; an adapter that is there already stays as it is.
+
+        Raises:
+            UserError: another adapter has its name.
+        """
+        known = self.adapters.get(adapter.name)
+        if known is not None and known.init_args() != adapter.init_args():
+            raise UserError(f"Two adapters are named '{adapter.name}': give each its own --adapter.name.")
+        self.adapters[adapter.name] = adapter
+        adapter.attach_to(self.build_base(), seed=_seed())
+
+    def setup(self, stage: str) -> None:
+        """Build the base for runs without an adapter, and refuse to train nothing."""
+        self.build_base()
+        if stage == "fit" and not self.adapter_parameters():
+            raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
+
+    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that all adapters declare, by their path in this module."""
+        return {
+            f"model.{name}": parameter
+            for adapter in self.adapters.values()
+            for name, parameter in adapter.adapter_parameters(self.model).items()
+        }
+
+    @contextmanager
+    def base_alone(self) -> Iterator[None]:
+        """Within it the model is the base: every adapter is switched off."""
+        with ExitStack() as stack:
+            for adapter in self.adapters.values():
+                stack.enter_context(adapter.disabled(self.model))
+            yield
+
+    # ---- loss
+
+    def hidden_states(self, batch: dict[str, Any]) -> Tensor:
+        """The decoder's last hidden states, (B, T, D), for the T given tokens."""
+        decoder = self.model.get_decoder()
+        return decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The vocabulary's logits for hidden states: (..., D) -> (..., V)."""
+        logits = self.model.get_output_embeddings()(hidden)
+        cap = getattr(self.config, "final_logit_softcapping", None)
+        return torch.tanh(logits / cap) * cap if cap else logits
+
+    def label_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """The cross-entropy of every labelled token, in nats: (B, T, D), (B, T) -> (number of labels,).
+
+        The token at ``t`` is predicted from the state at ``t - 1``. Logits are only computed where there is
+        a label, which is a small part of a batch whose prompts are masked.
+        """
+        shifted = labels[:, 1:]
+        here = shifted != IGNORE
+        logits = self.logits(hidden[:, :-1][here]).float()
+        return torch.nn.functional.cross_entropy(logits, shifted[here], reduction="none")
+
+    def loss(self, hidden: Tensor, batch: dict[str, Any]) -> Tensor:
+        """This batch's part of the mean loss over all labelled tokens of the optimizer step.
+
+        The batches of one step hold different numbers of labels, and averaging their means would weigh some
+        tokens more than others. So the sum is divided by the labels of the whole step, and multiplied by what
+        Lightning divides by: the accumulated batches, and the processes that gradients are averaged over.
+        """
+        scale = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        return self.label_losses(hidden, batch["labels"]).sum() / batch["loss_tokens"] * scale
+
+    # ---- Lightning's steps
+
+    def on_fit_start(self) -> None:
+        """Enter training mode, and sum up what is trained when there are several adapters.
+
+        The base was loaded in evaluation mode, and Lightning leaves modes as it finds them.
+        """
+        self.train()
+        if len(self.adapters) > 1:
+            own = sum(p.numel() for p in self.adapter_parameters().values())
+            rank_zero_info(f"{len(self.adapters)} adapters, {own:,} trainable parameters together")
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One batch's share of the step's loss."""
+        loss = self.loss(self.hidden_states(batch), batch)
+        self.log("train_loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Loss on the validation rows, and the accuracy of generated answers when that is asked for."""
+        losses = self.label_losses(self.hidden_states(batch), batch["labels"])
+        # Weighted by labels, so that the epoch's mean is the mean over all labelled tokens.
+        self.log("val_loss", losses.mean(), prog_bar=True, batch_size=losses.numel(), sync_dist=True)
+        if self.monitor == "val_accuracy" or self.trainer.state.fn == "validate":
+            answers = self._answer(batch, self._data.validation_set)
+            self.val_accuracy.update([answer["correct"] for answer in answers])
+            self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=len(answers))
+
+    def on_test_start(self) -> None:
+        """Forget the records of an earlier test."""
+        self.records = {}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Answer a batch of one set with the adapters, and with the base alone for comparison."""
+        name = self._data.eval_sets[dataloader_idx]
+        records = self._answer(batch, name)
+        if self.adapters and self.test_base:
+            with self.base_alone():
+                for record, base in zip(records, self._answer(batch, name), strict=True):
+                    record["base_prediction"] = base["prediction"]
+                    record["base_correct"] = base["correct"]
+        self.records.setdefault(name, []).extend(records)
+
+    def on_predict_start(self) -> None:
+        """Forget the records of an earlier prediction."""
+        self.records = {}
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
+        """Answer a batch of rows that may have no gold answer."""
+        name = self._data.eval_sets[dataloader_idx]
+        records = self._answer(batch, name)
+        self.records.setdefault(name, []).extend(records)
+        return records
+
+    def generate(self, batch: dict[str, Any], max_new_tokens: int) -> list[Generation]:
+        """Greedy continuations of the prompts ``batch['prompt_ids']``, (B, T), padded on the left."""
+        return generate(
+            self.model, self.tokenizer, batch["prompt_ids"], batch["prompt_mask"], max_new_tokens=max_new_tokens
+        )
+
+    @property
+    def _data(self) -> ReasoningDataModule:
+        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+
+    def _answer(self, batch: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        """One record for each row of ``batch``: what was written, the answer in it, and whether it is right."""
+        generations = self.generate(batch, self._data.new_tokens(name))
+        return self._data.judge(name, batch["row_ids"].tolist(), generations)
+
+    # ---- optimizer
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with linear warm-up and decay over the adapters' parameter groups, or what was asked for."""
+        groups = [group for adapter in self.adapters.values() for group in adapter.parameter_groups(self.model)]
+        if self.optimizer_factory is not None:
+            optimizer = self.optimizer_factory(groups)
+        else:
+            optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+        if self.scheduler_factory is not None:
+            scheduler: Any = self.scheduler_factory(optimizer)
+            if monitor := getattr(scheduler, "monitor", None):  # ReduceLROnPlateau waits for a metric
+                return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": monitor}}
+        elif self.optimizer_factory is not None:
+            return optimizer
+        else:
+            total = int(self.trainer.estimated_stepping_batches)
+            warmup = min(self.warmup_steps, total // 10)
+            scheduler = LambdaLR(optimizer, LinearWarmup(warmup, total))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---- checkpoints
+
+    @property
+    def strict_loading(self) -> bool:
+        """A checkpoint holds no base, so it can never match every key; ``on_load_checkpoint`` is stricter."""
+        return False
+
+    @strict_loading.setter
+    def strict_loading(self, value: bool) -> None:
+        pass
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The adapters' parameters, and whatever a subclass holds outside the base."""
+        full = super().state_dict(*args, **kwargs)
+        prefix = kwargs.get("prefix", "")
+        keep = {f"{prefix}{name}" for name in self.adapter_parameters()} if "model" in self._modules else set()
+        for key in [key for key in full if key.startswith(f"{prefix}model.") and key not in keep]:
+            del full[key]
+        return full
+
+    def base_fingerprint(self) -> dict[str, Any]:
+        """The base's fingerprint; computed once, since the base never changes."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.build_base())
+        return self._fingerprint
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to build the adapters again and to know the base."""
+        checkpoint["adapters_pl"] = {
+            "format": FORMAT,
+            "base": {"id": self.base, "revision": self.revision, "fingerprint": self.base_fingerprint()},
+            "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
+            "config": self.recorded_config,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another base or of other adapters, instead of scoring the bare base.
+
+        Raises:
+            UserError: this is no checkpoint of ours, or its base, adapters or shapes differ from this run's.
+        """
+        ours = checkpoint.get("adapters_pl")
+        if not ours:
+            raise UserError("This checkpoint was not written by adapters-pl: it does not say which adapter it holds.")
+        if not same_base(ours["base"]["fingerprint"], self.base_fingerprint()):
+            raise UserError(
+                f"This checkpoint belongs to another base: it was trained on '{ours['base']['id']}', "
+                f"this run has '{self.base}'. Pass --model.base with the base of the checkpoint."
+            )
+        here = {name: tuple(p.shape) for name, p in self.adapter_parameters().items()}
+        there = {
+            name: tuple(value.shape)
+            for name, value in checkpoint["state_dict"].items()
+            if name.startswith("model.")
+        }
+        if here != there:
+            trained = ", ".join(sorted(_names(ours["adapters"]))) or "none"
+            mine = ", ".join(sorted(_names([describe_adapter(a) for a in self.adapters.values()]))) or "none"
+            raise UserError(
+                f"This checkpoint's adapter differs from the configured one: it holds {trained}, "
+                f"this run has {mine}. Leave --adapter out to rebuild the checkpoint's own."
+            )
+
+
+class LinearWarmup:
+    """The factor on the learning rate: up to 1 in ``warmup`` steps, then linearly down to 0 at ``total``."""
+
+    def __init__(self, warmup: int, total: int) -> None:
+        self.warmup = warmup
+        self.total = total
+
+    def __call__(self, step: int) -> float:
+        """The factor at ``step``; the first step of a warm-up already moves."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        return max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+
+
+def describe_adapter(adapter: Adapter) -> dict[str, Any]:
+    """``{class_path, init_args}``: the form in which a checkpoint and a configuration name an adapter."""
+    return {
+        "class_path": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
+        "init_args": adapter.init_args(),
+    }
+
+
+def _names(adapters: Sequence[dict[str, Any]]) -> list[str]:
+    return [
+        f"{adapter['class_path'].rsplit('.', 1)[-1]}("
+        + ", ".join(f"{key}={value}" for key, value in adapter["init_args"].items() if value is not None)
+        + ")"
+        for adapter in adapters
+    ]
+
+
+def _seed() -> int:
+    """The seed that Lightning's ``seed_everything`` left for everything that draws numbers later."""
+    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
