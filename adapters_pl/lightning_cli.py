@@ -14,7 +14,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
@@ -27,6 +26,7 @@ from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
 from adapters_pl.base_model import meta_model
 from adapters_pl.callbacks import FinishStepOnInterrupt, Progress, RunRecorder, checkpoint_callbacks
+from adapters_pl.checkpoint import read_checkpoint
 from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError
@@ -262,11 +262,7 @@ def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
     Raises:
         UserError: the file is no checkpoint of ours.
     """
-    try:
-        stored = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-        ours = stored["adapters_pl"]
-    except Exception as error:
-        raise UserError(f"{checkpoint} cannot be read as a checkpoint of adapters-pl: {_first_line(error)}") from error
+    ours, _ = read_checkpoint(checkpoint)
     if config := ours.get("config"):
         sections = _RESUMED if command == "fit" else _INHERITED
         return {key: config[key] for key in sections if config.get(key) is not None}
@@ -312,7 +308,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     sys.path.append(os.getcwd())  # so that --adapter mine.MyAdapter finds mine.py
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-    for noise in (".*does not have many workers.*", ".*LeafSpec.*", ".*ckpt_path.*weights_only.*"):
+    for noise in (".*does not have many workers.*", ".*LeafSpec.*", ".*callbacks used to create the checkpoint.*"):
         warnings.filterwarnings("ignore", message=noise)
     for file in values_of(arguments, *_CONFIG):
         load_config_file(Path(file))

@@ -63,6 +63,15 @@ class AdapterLayer(nn.Module):
 class _Slot(nn.ModuleDict):
     """The adapters of one module, by adapter name, in the order in which they were injected."""
 
+    def __init__(self, owner: nn.Module) -> None:
+        super().__init__()
+        self._hooks = (owner.register_forward_pre_hook(_run_before), owner.register_forward_hook(_run_after))
+
+    def remove_hooks(self) -> None:
+        """Give the module its own forward back."""
+        for hook in self._hooks:
+            hook.remove()
+
 
 def _run_before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
     x, *rest = args
@@ -86,9 +95,7 @@ def attach(module: nn.Module, layer: AdapterLayer, name: str) -> None:
         UserError: the module already has an adapter of this name.
     """
     if not isinstance(getattr(module, SLOT, None), _Slot):
-        module.register_module(SLOT, _Slot())
-        module.register_forward_pre_hook(_run_before)
-        module.register_forward_hook(_run_after)
+        module.register_module(SLOT, _Slot(module))
     slot = getattr(module, SLOT)
     if name in slot:
         raise UserError(f"Two adapters are named '{name}': give each its own --adapter.name.")
@@ -199,6 +206,16 @@ class Adapter(Callback):
         if seed is not None:
             self.initialize(model, seed)
         return True
+
+    def detach_from(self, model: nn.Module) -> None:
+        """Take the adapter out again; a module without adapters is left as it was, hooks and all."""
+        for path in adapter_layers(model, self.name):
+            owner = model.get_submodule(path.rsplit(f".{SLOT}.", 1)[0])
+            slot = getattr(owner, SLOT)
+            del slot[self.name]
+            if not len(slot):
+                slot.remove_hooks()
+                delattr(owner, SLOT)
 
     def initialize(self, model: PreTrainedModel, seed: int) -> None:
         """Draw the initial values; the base's real weights are there.
