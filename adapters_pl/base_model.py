@@ -76,9 +76,7 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
         UserError: there is no tokenizer, or it has no end token, without which no answer could ever end.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            locate(base), revision=revision, trust_remote_code=trust_remote_code
-        )
+        tokenizer = AutoTokenizer.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _unreachable(base, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
@@ -126,7 +124,11 @@ def load_base(
                 )
         else:
             model = AutoModelForCausalLM.from_pretrained(
-                locate(base), revision=revision, dtype=torch_dtype, trust_remote_code=trust_remote_code, **extra
+                locate(base),
+                revision=revision,
+                dtype=torch_dtype,
+                trust_remote_code=trust_remote_code,
+                **extra,
             )
     except (OSError, ValueError) as error:
         raise _unreachable(base, "weights", error) from error
@@ -163,7 +165,7 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
         digest.update(f"{path}:{linear_sizes(module) or tuple(weight.shape)};".encode())
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Module)
-    table = embedding.weight.detach().flatten()  # type: ignore[operator, union-attr]
+    table = embedding.weight.detach().flatten()  # type: ignore[operator]
     places = torch.linspace(0, table.numel() - 1, _SAMPLED, dtype=torch.float64).long().to(table.device)
     sample = table[places].float().cpu()
     return {"structure": digest.hexdigest(), "sample": [round(float(value), 6) for value in sample]}

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 
 from adapters_pl import report
+from adapters_pl.checkpoint import save_adapter
 from adapters_pl.module import CausalLMModule
 from adapters_pl.runs import Run, environment
 
@@ -54,6 +55,15 @@ class RunRecorder(Callback):
             self.run.write("config.yaml", self.config)
             self.run.write("environment.json", environment())
             self.run.mark_latest()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the adapters as directories that other tools read, with the same weights as ``last.ckpt``."""
+        assert isinstance(pl_module, CausalLMModule)
+        if trainer.is_global_zero and not trainer.interrupted:
+            portable = [adapter for adapter in pl_module.adapters.values() if adapter.peft_type]
+            for adapter in portable:
+                folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")
+                print(f"adapter: {save_adapter(pl_module.model, adapter, folder, pl_module.base)}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what ``validate`` found."""
@@ -127,7 +137,13 @@ class FinishStepOnInterrupt(Callback):
             raise KeyboardInterrupt
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Stop during a validation between two steps as well."""
         if self.asked:

@@ -80,12 +80,10 @@ def _load_directory(model: PreTrainedModel, folder: Path, name: str) -> None:
     except (json.JSONDecodeError, SafetensorError, OSError) as error:
         raise UserError(f"{folder}: cannot be read, it may be cut: {error}") from error
     methods = {cls.peft_type: cls for cls in Adapter.__subclasses__() if cls.peft_type}
-    method = methods.get(config.get("peft_type"))
-    if method is None:
-        raise UserError(
-            f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {', '.join(sorted(map(str, methods)))})."
-        )
-    adapter = method.from_peft(config, name)
+    peft_type = config.get("peft_type")
+    if peft_type not in methods:
+        raise UserError(f"{folder}: peft_type {peft_type!r} is not known (known: {', '.join(sorted(methods))}).")
+    adapter = methods[peft_type].from_peft(config, name)
     _fill(model, [adapter], adapter.peft_key, tensors, folder)
 
 

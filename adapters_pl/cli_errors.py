@@ -13,8 +13,23 @@ from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.module import CausalLMModule
 
-_SECTIONS = ("config", "seed_everything", "trainer", "model", "adapter", "data", "optimizer", "lr_scheduler", "ckpt_path")
-_NESTED = {"model": CausalLMModule, "data": ReasoningDataModule, "adapter": Adapter}
+_SECTIONS = (
+    "config",
+    "seed_everything",
+    "trainer",
+    "model",
+    "adapter",
+    "data",
+    "optimizer",
+    "lr_scheduler",
+    "ckpt_path",
+)
+_CLASS = re.compile(
+    r'Parser key "(adapter|data|model)".*?'
+    r"(?:import path string|Import path|given class_path|class_path)[: ]+'?([\w.]+)",
+    re.DOTALL,
+)
+_NESTED: dict[str, type] = {"model": CausalLMModule, "data": ReasoningDataModule, "adapter": Adapter}
 
 
 def explain(error: ArgumentError, command: str) -> UserError:
@@ -30,7 +45,7 @@ def explain(error: ArgumentError, command: str) -> UserError:
         return _unknown_key(found[1], command)
     if found := re.search(r"does not accept option '([\w.]+)'", text):
         return _unknown_key(found[1], command)
-    if found := re.search(r'Parser key "(adapter|data|model)".*?(?:import path string|Import path|given class_path|class_path)[: ]+\'?([\w.]+)', text, re.S):
+    if found := _CLASS.search(text):
         return _unknown_class(found[1], found[2], text)
     key = re.search(r'Parser key "([^"]+)"', text)
     lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
@@ -58,12 +73,15 @@ def _unknown_class(section: str, name: str, text: str) -> UserError:
     known = [cls.__name__ for cls in _subclasses(_NESTED[section])]
     if "." in name:
         reason = re.search(r"(No module named '[\w.]+'|has no attribute '\w+'|not a subclass of \S+)", text)
-        return UserError(f"{section}: cannot import {name}{': ' + reason[1] if reason else ''}; it is looked for in this folder.")
+        return UserError(
+            f"{section}: cannot import {name}{': ' + reason[1] if reason else ''}; it is looked for in this folder."
+        )
     return UserError(f"there is no {kind} '{name}': {did_you_mean(name, known)}")
 
 
 def _subclasses(cls: type) -> list[type]:
-    found = [cls] if cls is CausalLMModule else []
+    found: list[type] = [cls] if cls is CausalLMModule else []
+    sub: type
     for sub in cls.__subclasses__():
         found += [sub, *_subclasses(sub)]
     return found

@@ -62,11 +62,13 @@ def generate(
         bos_token_id=tokenizer.bos_token_id,
         use_cache=True,
     )
-    sequences = model.generate(input_ids=input_ids, attention_mask=attention_mask, generation_config=config)
+    sequences: Tensor = model.generate(  # type: ignore[operator]
+        input_ids=input_ids, attention_mask=attention_mask, generation_config=config
+    )
     generations = []
     for new in sequences[:, input_ids.shape[1] :].tolist():
         end = next((i for i, token in enumerate(new) if token in eos), None)
         kept = new if end is None else new[:end]
-        text = tokenizer.decode(kept, skip_special_tokens=True)
+        text = str(tokenizer.decode(kept, skip_special_tokens=True))
         generations.append(Generation(text, len(kept), "length" if end is None else "stop"))
     return generations

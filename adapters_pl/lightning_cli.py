@@ -308,7 +308,11 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     sys.path.append(os.getcwd())  # so that --adapter mine.MyAdapter finds mine.py
     transformers_logging.disable_progress_bar()
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-    for noise in (".*does not have many workers.*", ".*LeafSpec.*", ".*callbacks used to create the checkpoint.*"):
+    for noise in (
+        ".*does not have many workers.*",
+        ".*LeafSpec.*",
+        ".*callbacks used to create the checkpoint.*",
+    ):
         warnings.filterwarnings("ignore", message=noise)
     for file in values_of(arguments, *_CONFIG):
         load_config_file(Path(file))

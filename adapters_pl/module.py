@@ -181,7 +181,7 @@ class CausalLMModule(LightningModule):
         return torch.nn.functional.cross_entropy(logits, shifted[here], reduction="none")
 
     def loss(self, hidden: Tensor, batch: dict[str, Any]) -> Tensor:
-        """This batch's part of the mean loss over all labelled tokens of the optimizer step.
+        """The batch's part of the mean loss over all labelled tokens of the optimizer step.
 
         The batches of one step hold different numbers of labels, and averaging their means would weigh some
         tokens more than others. So the sum is divided by the labels of the whole step, and multiplied by what
@@ -247,12 +247,16 @@ class CausalLMModule(LightningModule):
     def generate(self, batch: dict[str, Any], max_new_tokens: int) -> list[Generation]:
         """Greedy continuations of the prompts ``batch['prompt_ids']``, (B, T), padded on the left."""
         return generate(
-            self.model, self.tokenizer, batch["prompt_ids"], batch["prompt_mask"], max_new_tokens=max_new_tokens
+            self.model,
+            self.tokenizer,
+            batch["prompt_ids"],
+            batch["prompt_mask"],
+            max_new_tokens=max_new_tokens,
         )
 
     @property
     def _data(self) -> ReasoningDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined, no-any-return]
+        return self.trainer.datamodule  # type: ignore[attr-defined]
 
     def _answer(self, batch: dict[str, Any], name: str) -> list[dict[str, Any]]:
         """One record for each row of ``batch``: what was written, the answer in it, and whether it is right."""
@@ -291,7 +295,7 @@ class CausalLMModule(LightningModule):
     def strict_loading(self, value: bool) -> None:
         pass
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """The adapters' parameters, and whatever a subclass holds outside the base."""
         full = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
@@ -331,9 +335,7 @@ class CausalLMModule(LightningModule):
             )
         here = {name: tuple(p.shape) for name, p in self.adapter_parameters().items()}
         there = {
-            name: tuple(value.shape)
-            for name, value in checkpoint["state_dict"].items()
-            if name.startswith("model.")
+            name: tuple(value.shape) for name, value in checkpoint["state_dict"].items() if name.startswith("model.")
         }
         if here != there:
             trained = ", ".join(sorted(_names(ours["adapters"]))) or "none"

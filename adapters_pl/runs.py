@@ -15,7 +15,16 @@ from typing import Any
 from adapters_pl.errors import UserError
 
 DEFAULT_ROOT = "runs"
-_PACKAGES = ("adapters-pl", "torch", "lightning", "transformers", "datasets", "torchmetrics", "jsonargparse", "peft")
+_PACKAGES = (
+    "adapters-pl",
+    "torch",
+    "lightning",
+    "transformers",
+    "datasets",
+    "torchmetrics",
+    "jsonargparse",
+    "peft",
+)
 
 
 class Run:

@@ -30,7 +30,14 @@ TINY: dict[str, dict[str, Any]] = {
     "qwen3": {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
     "bloom": {"n_layer": 2, "n_head": 4, "hidden_dropout": 0.1},
     "opt": {"ffn_dim": 48, "word_embed_proj_dim": 32, "dropout": 0.1},
-    "gptj": {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 512, "resid_pdrop": 0.1},
+    "gptj": {
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "rotary_dim": 4,
+        "n_positions": 512,
+        "resid_pdrop": 0.1,
+    },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
     "gpt_neox": {"intermediate_size": 48, "hidden_dropout": 0.1},
 }
@@ -113,7 +120,12 @@ def make_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 def rows_file(tmp_path: Path) -> Path:
     """Forty short additions in the published layout."""
     rows = [
-        {"instruction": f"What is {a} plus {b}?", "input": "", "output": f"It is {a + b}. The answer is {a + b}.", "answer": str(a + b)}
+        {
+            "instruction": f"What is {a} plus {b}?",
+            "input": "",
+            "output": f"It is {a + b}. The answer is {a + b}.",
+            "answer": str(a + b),
+        }
         for a in range(5)
         for b in range(8)
     ]

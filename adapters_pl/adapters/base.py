@@ -240,7 +240,8 @@ class Adapter(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was injected and how much of the model it trains."""
-        rank_zero_info(self.describe(pl_module.model))
+        module: CausalLMModule = pl_module  # type: ignore[assignment]
+        rank_zero_info(self.describe(module.model))
 
     def describe(self, model: PreTrainedModel) -> str:
         """One line: where the adapter sits, how many parameters it has, and their share of the model."""

@@ -83,9 +83,7 @@ class LoRA(Adapter):
         layers: Layers | None = None,
         exclude: Names | None = None,
     ) -> None:
-        super().__init__(
-            name=name, placement=placement, target_modules=target_modules, layers=layers, exclude=exclude
-        )
+        super().__init__(name=name, placement=placement, target_modules=target_modules, layers=layers, exclude=exclude)
         if rank < 1:
             raise UserError(f"LoRA: rank is {rank}; it must be at least 1.")
         if not 0 <= dropout < 1:

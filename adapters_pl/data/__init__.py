@@ -7,6 +7,7 @@ from adapters_pl.data.instruction_json import InstructionJSON
 from adapters_pl.data.word_problems import FreshWordProblems, UnseenWordProblems, WordProblems
 
 __all__ = [
+    "GSM8K",
     "SETS",
     "SVAMP",
     "ARCChallenge",
@@ -14,7 +15,6 @@ __all__ = [
     "BoolQ",
     "Example",
     "FreshWordProblems",
-    "GSM8K",
     "InstructionJSON",
     "Math10K",
     "ReasoningDataModule",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from datasets import Dataset
@@ -31,6 +31,9 @@ from adapters_pl.data.tokenize import (
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.generation import Generation
 from adapters_pl.prompts import render
+
+if TYPE_CHECKING:
+    from adapters_pl.module import CausalLMModule
 
 Split = Literal["train", "test"]
 OnOverflow = Literal["truncate", "drop", "error"]
@@ -207,7 +210,7 @@ class ReasoningDataModule(LightningDataModule):
 
     def examples(self, split: Split) -> list[Example]:
         """All examples of a split; needs no model, so a notebook can look at the data first."""
-        return [self.example(row, index) for index, row in enumerate(self.rows(split))]  # type: ignore[arg-type]
+        return [self.example(row, index) for index, row in enumerate(self.rows(split))]
 
     def prompt(self, example: Example) -> str:
         """The text that the model is given for ``example``."""
@@ -326,13 +329,16 @@ class ReasoningDataModule(LightningDataModule):
     def _set(self, name: str) -> ReasoningDataModule:
         return self if name == self.set_name else set_named(name)(root=self.root)
 
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
+    @property
+    def _module(self) -> CausalLMModule:
         assert self.trainer is not None
-        return self.trainer.lightning_module.tokenizer
+        return cast("CausalLMModule", self.trainer.lightning_module)
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return self._module.tokenizer
 
     def _context(self) -> int | None:
-        assert self.trainer is not None
-        return context_length(self.trainer.lightning_module.config)
+        return context_length(self._module.config)
 
     def _setup_training(self) -> None:
         examples = self.examples("train")
@@ -402,14 +408,14 @@ class ReasoningDataModule(LightningDataModule):
                 "leave the row out."
             )
 
-    def _evaluate(
-        self, name: str, owner: ReasoningDataModule, examples: dict[int, Example], need_gold: bool
-    ) -> None:
+    def _evaluate(self, name: str, owner: ReasoningDataModule, examples: dict[int, Example], need_gold: bool) -> None:
         tokenizer, context = self._tokenizer(), self._context()
         rows = []
         for index, example in examples.items():
             if need_gold and example.answer is None:
-                raise UserError(f"{name}: row {index + 1} has no 'answer' to compare with; use predict instead of test.")
+                raise UserError(
+                    f"{name}: row {index + 1} has no 'answer' to compare with; use predict instead of test."
+                )
             row = TokenRow(index, encode_prompt(tokenizer, self.prompt(example)), [])
             self._refuse_beyond_context(row, example, context)
             rows.append(row)
@@ -428,7 +434,5 @@ class ReasoningDataModule(LightningDataModule):
 
     def _eval_loader(self, rows: TrainingRows, lengths: list[int]) -> DataLoader:
         assert self.trainer is not None
-        sampler = LengthSortedSampler(
-            lengths, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size
-        )
+        sampler = LengthSortedSampler(lengths, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
         return self._loader(rows, sampler)

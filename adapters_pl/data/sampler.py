@@ -80,7 +80,7 @@ class StepSampler(Sampler[list[int]]):
         return [order[i : i + size] for i in range(0, len(order), size)]
 
     def _batches(self, rows: list[int]) -> list[list[int]]:
-        """This process's batches of one step: batch by batch over the processes, in order."""
+        """The process's own batches of one step: rows are dealt out over the processes, in order."""
         width = self.batch_size * self.world_size
         rounds = [rows[i : i + width] for i in range(0, len(rows), width)]
         return [group[self.rank :: self.world_size] for group in rounds]

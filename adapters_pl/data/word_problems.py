@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from datasets import Dataset
 
@@ -23,7 +23,7 @@ class WordProblems(ReasoningDataModule):
 
     set_name = "word_problems"
     kind = "number"
-    judged_on = ("word_problems", "word_problems-fresh", "word_problems-unseen")
+    judged_on: ClassVar[tuple[str, ...]] = ("word_problems", "word_problems-fresh", "word_problems-unseen")
     split_of_test = "test"
     seed_of_test = 1
 

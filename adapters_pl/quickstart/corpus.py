@@ -18,6 +18,7 @@ from adapters_pl.quickstart.problems import (
     PEOPLE,
     SUB,
     THINGS,
+    VERBS,
     compute,
     draw_operands,
     equation,
@@ -36,21 +37,21 @@ _GOODS: Final = (
 _HOLDERS: Final = ("crates", "sheds", "carts", "trays", "shelves", "drawers", "barns", "boats")
 _PLACES: Final = ("barn", "harbour", "mill", "attic", "market", "school", "cellar", "garden")
 
-# Equations in words; {e} is the same fact in figures.
+# Equations in words; {e} is the same fact in figures, and {w} says what is done, too.
 _FACTS: Final = {
     ADD: (
         "{e}.", "{e}.", "{e}.", "{a} plus {b} is {c}.", "{a} and {b} make {c}.",
-        "The sum of {a} and {b} is {c}.", "We add: {e}.", "Adding {b} to {a} gives {c}.",
+        "The sum of {a} and {b} is {c}.", "{w}.", "Adding {b} to {a} gives {c}.",
         "{b} more than {a} is {c}.",
     ),
     SUB: (
         "{e}.", "{e}.", "{e}.", "{a} minus {b} is {c}.", "{a} less {b} leaves {c}.",
-        "The difference of {a} and {b} is {c}.", "We subtract: {e}.", "Taking {b} from {a} leaves {c}.",
+        "The difference of {a} and {b} is {c}.", "{w}.", "Taking {b} from {a} leaves {c}.",
         "{b} fewer than {a} is {c}.",
     ),
     MUL: (
         "{e}.", "{e}.", "{e}.", "{a} times {b} is {c}.", "{a} lots of {b} make {c}.",
-        "The product of {a} and {b} is {c}.", "We multiply: {e}.", "{b} taken {a} times is {c}.",
+        "The product of {a} and {b} is {c}.", "{w}.", "{b} taken {a} times is {c}.",
         "{a} groups of {b} make {c}.",
     ),
 }  # fmt: skip
@@ -91,19 +92,24 @@ _ASKS: Final = (
     "To what did {u} come?",
 )  # fmt: skip
 _ANSWERS: Final = (
-    "{e}.", "{e}.", "{f}", "{e}, so {u} came to {c}.", "{u} came to {c}, for {e}.", "{f} The number is {c}.",
-    "{e}. So it was {c}.",
+    "{e}.", "{e}.", "{w}.", "{f}", "{e}, so {u} came to {c}.", "{u} came to {c}, for {e}.",
+    "{f} The number is {c}.", "{w}. The result is {c}.", "{e}. So it was {c}.",
 )  # fmt: skip
-_HEADINGS: Final = (
+_LAYOUTS: Final = (
     ("Q: ", " A: "), ("Q: ", "\nA: "), ("Puzzle: ", "\nSolution: "), ("- ", "\n- "), ("* ", "\n=> "),
-    ("## Puzzle\n", "\n\n## Working\n"), ("# Riddle:\n", "\n# Working:\n"), ("[ask] ", " [reply] "),
-    ("## Given:\n", "\n\n## Found:\n"), ("", "\n"), ("", " "), ("### Puzzle:\n", "\n\n### Working:\n"),
+    ("[ask] ", " [reply] "), ("", "\n"), ("", " "),
+)  # fmt: skip
+_TITLES: Final = (
+    "Puzzle", "Working", "Riddle", "Given", "Found", "Text", "Reply", "Note", "Figures", "Page", "Story", "End",
+    "Problem", "Solution", "First", "Second", "Here", "There", "Sum", "Lesson",
 )  # fmt: skip
 _PREFACES: Final = (
     "Here is a puzzle.\n",
     "Read this and work it out.\n",
     "A puzzle from the {p}, with the working under it.\n\n",
     "Someone at the {p} wrote this down. Below it is the working.\n\n",
+    "This page is from the {p}. It sets a puzzle and works it out under a second heading.\n\n",
+    "Below are a few lines on {g}, and then some figures. {n} wrote them for {m}.\n\n",
 )
 _ENDINGS: Final = (
     " {f}", " {e}.", " So {u} came to {c}.", " That made {c}.", " In the end {u} came to {c}, as {e}.",
@@ -150,6 +156,7 @@ def _fields(rng: random.Random, operation: str, a: int, b: int) -> dict[str, obj
         "h": rng.choice(_HOLDERS),
         "p": rng.choice(_PLACES),
     }
+    fields["w"] = f"We {VERBS[operation]}: {fields['e']}"
     fields["f"] = rng.choice(_FACTS[operation]).format(**fields)
     return fields
 
@@ -175,10 +182,19 @@ def _story(rng: random.Random) -> str:
     return scene + rng.choice(_ENDINGS).format(**fields)
 
 
+def _layout(rng: random.Random) -> tuple[str, str]:
+    """What stands before a question, and between it and its answer: often headings of all sorts."""
+    if rng.random() < 0.4:
+        return rng.choice(_LAYOUTS)
+    mark = rng.choice(("#", "##", "###"))
+    first, second = rng.sample(_TITLES, 2)
+    return f"{mark} {first}:\n", f"\n\n{mark} {second}:\n"
+
+
 def _question(rng: random.Random) -> str:
     scene, fields = _scene(rng)
-    before, between = rng.choice(_HEADINGS)
-    preface = rng.choice(_PREFACES).format(**fields) if rng.random() < 0.2 else ""
+    before, between = _layout(rng)
+    preface = rng.choice(_PREFACES).format(**fields) if rng.random() < 0.3 else ""
     ask = rng.choice(_ASKS).format(**fields)
     answer = _sentence(rng.choice(_ANSWERS).format(**fields))
     return f"{preface}{before}{scene} {ask}{between}{answer}"
@@ -191,7 +207,7 @@ def _plain(rng: random.Random) -> str:
 
 
 _ITEMS: Final = (_fact, _story, _question, _plain)
-_WEIGHTS: Final = (30, 25, 35, 10)
+_WEIGHTS: Final = (25, 20, 45, 10)
 
 
 def document(rng: random.Random) -> str:

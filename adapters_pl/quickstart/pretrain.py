@@ -25,7 +25,7 @@ VOCABULARY = 896
 CONTEXT = 512
 BLOCK = 256
 BATCH = 16
-TOKENS = 9_000_000
+TOKENS = 8_000_000
 MUON_LR = 0.02
 ADAMW_LR = 3e-3
 WARMUP_STEPS = 50
@@ -122,8 +122,7 @@ def train(model: LlamaForCausalLM, blocks: torch.Tensor) -> float:
     ]
     steps = len(blocks) // BATCH
     schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps))
-        for optimizer in optimizers
+        torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, steps)) for optimizer in optimizers
     ]
     losses: list[float] = []
     model.train()
@@ -206,6 +205,9 @@ def save(out: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast,
         new, old = Path(scratch, "new"), Path(scratch, "old")
         model.bfloat16().save_pretrained(new)
         tokenizer.save_pretrained(new)
+        # The class by the name that every release of transformers knows.
+        settings = new / "tokenizer_config.json"
+        settings.write_text(settings.read_text().replace("TokenizersBackend", "PreTrainedTokenizerFast"))
         (new / "model.safetensors").chmod(0o644)
         (new / "README.md").write_text(card, encoding="utf-8")
         if out.exists():

@@ -30,7 +30,7 @@ _UNSEEN_BUCKETS: Final = 2
 _TEST_BUCKETS: Final = 5
 
 _SYMBOLS: Final = {ADD: "+", SUB: "-", MUL: "*"}
-_VERBS: Final = {ADD: "add", SUB: "subtract", MUL: "multiply"}
+VERBS: Final = {ADD: "add", SUB: "subtract", MUL: "multiply"}
 
 PEOPLE: Final = (
     ("Tom", "he"), ("Sara", "she"), ("Ben", "he"), ("Mia", "she"), ("Jack", "he"), ("Lucy", "she"),
@@ -131,7 +131,7 @@ def _stream(split: str, rng: random.Random) -> Iterator[dict[str, Any]]:
         yield {
             "instruction": template.format(name=name, he=he, other=other, things=things, a=a, b=b),
             "input": "",
-            "output": f"We {_VERBS[operation]}: {equation(operation, a, b)}. The answer is {answer}.",
+            "output": f"We {VERBS[operation]}: {equation(operation, a, b)}. The answer is {answer}.",
             "answer": str(answer),
             "operation": operation,
             "operands": [a, b],

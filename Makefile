@@ -1,0 +1,43 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+
+# Processes share the cores better when idle threads sleep.
+export OMP_WAIT_POLICY ?= passive
+
+.PHONY: quickstart test lint install install-test pretrain clean
+
+quickstart: install  ## train and test on this machine, with what comes in the package
+	$(BIN)/adapters-pl fit --config quickstart.yaml
+	$(BIN)/adapters-pl test
+
+test: install-test lint  ## everything that CI runs
+	$(BIN)/python -m pytest -n 2
+
+lint: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The pinned torch comes first: other packages then find it there and fetch no other build.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	$(PIP) install -c constraints.txt torch
+	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e ".[test]"
+	@touch $@
+
+pretrain: install  ## make the embedded base again (about a quarter of an hour on two cores)
+	$(BIN)/python -m adapters_pl.quickstart.pretrain
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,141 @@
+"""LoRA: its equation, its initial values, its arguments."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from adapters_pl import LoRA, UserError
+from adapters_pl.adapters import adapter_layers
+from tests.conftest import tiny_model
+
+
+def test_the_equation():
+    model = tiny_model("llama")
+    linear = model.model.layers[0].self_attn.q_proj
+    weight = linear.weight.detach().clone()
+    LoRA(rank=4, alpha=12, dropout=0.5, target_modules=["layers.0.self_attn.q_proj"]).attach_to(model)
+    layer = model.eval().model.layers[0].self_attn.q_proj.adapters["default"]
+    with torch.no_grad():
+        layer.lora_B.normal_()
+    x = torch.randn(2, 5, 32)
+    expected = x @ weight.T + 3.0 * (x @ layer.lora_A.T @ layer.lora_B.T)
+    assert torch.allclose(linear(x), expected, atol=1e-5)
+
+
+def test_the_first_matrix_is_uniform_and_the_second_zero():
+    model = tiny_model("llama")
+    LoRA(rank=16).attach_to(model, seed=0)
+    for layer in adapter_layers(model).values():
+        bound = layer.lora_A.shape[1] ** -0.5
+        assert layer.lora_A.abs().max() <= bound
+        assert layer.lora_A.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
+        assert not layer.lora_B.any()
+
+
+def test_dropout_acts_in_training_and_not_in_evaluation():
+    model = tiny_model("llama")
+    LoRA(rank=4, dropout=0.5).attach_to(model)
+    layer = next(iter(adapter_layers(model).values()))
+    with torch.no_grad():
+        layer.lora_B.fill_(1.0)
+    x, y = torch.ones(64, 32), torch.zeros(64, 32)
+    layer.train()
+    assert len(layer.after(x, y, torch.nn.Identity()).unique(dim=0)) > 1
+    layer.eval()
+    assert len(layer.after(x, y, torch.nn.Identity()).unique(dim=0)) == 1
+
+
+def test_defaults_are_the_papers():
+    assert LoRA().init_args() == {
+        "rank": 32,
+        "alpha": 64,
+        "dropout": 0.05,
+        "placement": "both",
+        "target_modules": None,
+        "name": "default",
+        "layers": None,
+        "exclude": None,
+    }
+
+
+def test_two_adapters_add_up():
+    model = tiny_model("llama")
+    one, two = LoRA(rank=2, name="one"), LoRA(rank=3, name="two", placement="attn")
+    one.attach_to(model)
+    two.attach_to(model)
+    x = torch.randn(4, 32)
+    linear = model.model.layers[1].self_attn.v_proj
+    with torch.no_grad():
+        plain = linear(x)
+        for layer in adapter_layers(model).values():
+            layer.lora_B.normal_()
+        model.eval()
+        both = linear(x)
+        with one.disabled(model):
+            only_two = linear(x)
+        with two.disabled(model):
+            only_one = linear(x)
+    assert torch.allclose(both - plain, (only_one - plain) + (only_two - plain), atol=1e-5)
+    assert not set(one.adapter_parameters(model)) & set(two.adapter_parameters(model))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rank": 0}, "rank is 0"),
+        ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"placement": "mpl"}, "placement 'mpl'"),
+        ({"name": "a.b"}, "adapter name 'a.b'"),
+    ],
+)
+def test_bad_arguments_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        LoRA(**arguments)
+
+
+def test_a_rank_beyond_the_layer_is_refused_and_nothing_is_injected():
+    model = tiny_model("llama")
+    with pytest.raises(UserError, match=r"rank 33 is larger than model\.layers\.0\.self_attn\.q_proj \(32 x 32\)"):
+        LoRA(rank=33).attach_to(model)
+    assert adapter_layers(model) == {}
+
+
+def test_a_taken_name_is_refused():
+    model = tiny_model("llama")
+    LoRA(rank=2).attach_to(model)
+    linear = model.model.layers[0].self_attn.q_proj
+    from adapters_pl.adapters.base import attach
+    from adapters_pl.adapters.lora import LoRALayer
+    from adapters_pl.placement import Site
+
+    layer = LoRALayer(Site("x", 0, 32, 32), 2, 4, 0.0, torch.device("cpu"))
+    with pytest.raises(UserError, match="Two adapters are named 'default'"):
+        attach(linear, layer, "default")
+
+
+def test_the_description_counts_parameters_and_share():
+    model = tiny_model("llama")
+    adapter = LoRA(rank=2, placement="attn")
+    adapter.attach_to(model)
+    # three projections of 32 x 32 in each of two layers, with two matrices of rank 2
+    own = 2 * 3 * 2 * (32 + 32)
+    total = sum(p.numel() for p in model.parameters())
+    assert adapter.describe(model) == (
+        f"LoRA 'default': 6 modules (k_proj, q_proj, v_proj), {own} trainable parameters, "
+        f"{100 * own / total:.3g}% of {total:,}"
+    )
+
+
+def test_a_merge_that_is_not_finite_is_refused_and_undone():
+    model = tiny_model("llama")
+    adapter = LoRA(rank=2)
+    adapter.attach_to(model)
+    weights = {name: value.clone() for name, value in model.state_dict().items() if "adapters" not in name}
+    layers = list(adapter_layers(model).values())
+    with torch.no_grad():
+        layers[-1].lora_B.fill_(float("inf"))
+    with pytest.raises(UserError, match="not finite"):
+        adapter.merge(model)
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in weights.items())
+    assert all(layer.enabled for layer in layers)

@@ -1,0 +1,183 @@
+"""Adapter directories: what peft and the recorded cases say, round trips, and everything broken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from adapters_pl import LoRA, UserError, load_adapter, save_adapter
+from adapters_pl.adapters import adapter_layers
+from tests.conftest import GOLDEN, shared, tiny_model
+
+CASES = sorted(
+    path
+    for kind in ("default", "cmd", "alllinear")
+    for path in (GOLDEN / "cases").glob(f"*-hflora-{kind}*")
+)
+
+
+@pytest.fixture
+def model():
+    return tiny_model("llama")
+
+
+@pytest.fixture
+def directory(tmp_path):
+    """A saved adapter whose every value counts."""
+    model, adapter = tiny_model("llama"), LoRA(rank=4, alpha=8)
+    adapter.attach_to(model)
+    with torch.no_grad():
+        for parameter in adapter.adapter_parameters(model).values():
+            parameter.normal_(0, 0.2)
+    return save_adapter(model, adapter, tmp_path / "adapter", "org/base")
+
+
+def test_there_are_recorded_cases_where_the_shared_data_is():
+    assert len(CASES) >= 9 or not GOLDEN.exists()
+
+
+@shared(GOLDEN)
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+def test_recorded_logits_and_generations(case: Path):
+    tolerance = json.loads((case / "case.json").read_text())["tolerance"]
+    io = load_file(case / "io.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(case / "base", dtype=torch.float32, attn_implementation="eager")
+    assert load_adapter(model, case / "adapter") is model
+    batch = {"input_ids": io["input_ids"], "attention_mask": io["attention_mask"]}
+    here = batch["attention_mask"].bool()
+    with torch.no_grad():
+        logits = model(**batch).logits
+    assert torch.allclose(logits[here], io["logits"][here], atol=tolerance["atol"], rtol=tolerance["rtol"])
+    settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False, "pad_token_id": 0}
+    for cache in ("cache", "nocache"):
+        new = model.generate(**batch, use_cache=cache == "cache", **settings)[:, batch["input_ids"].shape[1] :]
+        assert torch.equal(new, io[f"gen_greedy_{cache}"])
+
+
+@shared(GOLDEN)
+@pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
+def test_recorded_gradients(case: Path):
+    tolerance = json.loads((case / "case.json").read_text())["tolerance"]
+    io = load_file(case / "io.safetensors")
+    model = AutoModelForCausalLM.from_pretrained(case / "base", dtype=torch.float32, attn_implementation="eager")
+    load_adapter(model, case / "adapter")
+    parameters = {}
+    for path, layer in adapter_layers(model).items():
+        for name, parameter in layer.named_parameters():
+            parameters[f"grad.base_model.model.{path.removesuffix('.adapters.default')}.{name}.weight"] = parameter
+            parameter.requires_grad_(True)
+    logits = model(input_ids=io["input_ids"], attention_mask=io["attention_mask"]).logits
+    (logits * io["grad_probe"]).sum().backward()
+    recorded = {key: value for key, value in io.items() if key.startswith("grad.")}
+    assert parameters.keys() == recorded.keys()
+    largest = max(value.abs().max() for value in recorded.values())
+    for key, value in recorded.items():
+        assert (parameters[key].grad - value).abs().max() <= tolerance["grad_atol_rel_to_max"] * largest, key
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj", "gpt2"])
+def test_peft_loads_what_we_write(name, tmp_path):
+    from peft import PeftModel
+
+    model, adapter = tiny_model(name), LoRA(rank=4, alpha=12, dropout=0.1)
+    adapter.attach_to(model)
+    with torch.no_grad():
+        for parameter in adapter.adapter_parameters(model).values():
+            parameter.normal_(0, 0.2)
+    save_adapter(model.eval(), adapter, tmp_path)
+    ids = torch.randint(3, 300, (2, 7))
+    theirs = PeftModel.from_pretrained(tiny_model(name), tmp_path).eval()
+    with torch.no_grad():
+        assert torch.allclose(theirs(ids).logits, model(ids).logits, atol=1e-4)
+        assert not torch.allclose(model(ids).logits, tiny_model(name)(ids).logits, atol=1e-2)
+
+
+def test_a_directory_names_its_base_and_modules(directory):
+    config = json.loads((directory / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == "org/base"
+    assert (config["peft_type"], config["r"], config["lora_alpha"]) == ("LORA", 4, 8)
+    assert len(config["target_modules"]) == 10
+    assert sorted(path.name for path in directory.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+
+
+def test_a_loaded_adapter_is_active_frozen_and_in_evaluation_mode(directory, model):
+    loaded = load_adapter(model, directory)
+    assert not loaded.training
+    assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    ids = torch.tensor([[5, 6, 7]])
+    assert not torch.allclose(loaded(ids).logits, tiny_model("llama")(ids).logits, atol=1e-2)
+
+
+def broken(directory: Path, how: str) -> None:
+    weights, config = directory / "adapter_model.safetensors", directory / "adapter_config.json"
+    tensors, settings = load_file(weights), json.loads(config.read_text())
+    first = sorted(tensors)[0]
+    if how == "no weights":
+        weights.unlink()
+    elif how == "cut weights":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif how == "cut config":
+        config.write_text(config.read_text()[:40])
+    elif how == "unknown type":
+        config.write_text(json.dumps({**settings, "peft_type": "MAGIC"}))
+    elif how == "unsupported setting":
+        config.write_text(json.dumps({**settings, "use_dora": True}))
+    elif how == "missing tensor":
+        save_file({k: v for k, v in tensors.items() if k != first}, weights)
+    elif how == "left-over tensor":
+        save_file({**tensors, "base_model.model.extra.lora_A.weight": torch.zeros(1)}, weights)
+    elif how == "other shape":
+        save_file({**tensors, first: torch.zeros(4, 99)}, weights)
+    elif how == "not finite":
+        save_file({**tensors, first: torch.full_like(tensors[first], float("nan"))}, weights)
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("no weights", "adapter_model.safetensors is missing"),
+        ("cut weights", "cannot be read, it may be cut"),
+        ("cut config", "cannot be read, it may be cut"),
+        ("unknown type", r"peft_type 'MAGIC' is not known \(known: LORA\)"),
+        ("unsupported setting", "use_dora=True, which is not supported"),
+        ("missing tensor", "does not fit this model: .* is missing"),
+        ("left-over tensor", r"extra\.lora_A\.weight has no place"),
+        ("other shape", r"belongs to another base: .* shape \(4, 99\)"),
+        ("not finite", "not finite"),
+    ],
+)
+def test_a_broken_directory_is_one_clear_error_and_leaves_the_model_alone(directory, model, how, message):
+    broken(directory, how)
+    with pytest.raises(UserError, match=message):
+        load_adapter(model, directory)
+    assert adapter_layers(model) == {}
+
+
+def test_an_adapter_of_another_architecture_is_refused(directory):
+    with pytest.raises(UserError, match="matches no linear module of BloomForCausalLM"):
+        load_adapter(tiny_model("bloom"), directory)
+
+
+def test_an_empty_folder_is_refused(tmp_path, model):
+    with pytest.raises(UserError, match="no adapter here"):
+        load_adapter(model, tmp_path)
+
+
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, model):
+    import pickle
+
+    witness = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self):
+            return Path.touch, (witness,)
+
+    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps({"adapters_pl": Payload(), "state_dict": {}}))
+    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
+        load_adapter(model, tmp_path / "evil.ckpt")
+    assert not witness.exists()
