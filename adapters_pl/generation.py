@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,8 +52,7 @@ def generate(
         attention_mask: (B, T), 0 on padding.
         max_new_tokens: the most tokens to add.
     """
-    ends = model.generation_config.eos_token_id if model.generation_config else None
-    eos = sorted({tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [] if ends is None else [ends])})
+    eos = _end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -62,9 +62,10 @@ def generate(
         bos_token_id=tokenizer.bos_token_id,
         use_cache=True,
     )
-    sequences: Tensor = model.generate(  # type: ignore[operator]
-        input_ids=input_ids, attention_mask=attention_mask, generation_config=config
-    )
+    with _own_settings_aside(model):
+        sequences: Tensor = model.generate(  # type: ignore[operator]
+            input_ids=input_ids, attention_mask=attention_mask, generation_config=config
+        )
     generations = []
     for new in sequences[:, input_ids.shape[1] :].tolist():
         end = next((i for i, token in enumerate(new) if token in eos), None)
@@ -72,3 +73,21 @@ def generate(
         text = str(tokenizer.decode(kept, skip_special_tokens=True))
         generations.append(Generation(text, len(kept), "length" if end is None else "stop"))
     return generations
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokenizer's end token and those that the model names (chat models have several)."""
+    named = model.generation_config.eos_token_id if model.generation_config else None
+    own = named if isinstance(named, list) else [] if named is None else [named]
+    return sorted({int(str(tokenizer.eos_token_id)), *own})
+
+
+@contextmanager
+def _own_settings_aside(model: PreTrainedModel) -> Iterator[None]:
+    """transformers fills what a call leaves open from the model's own settings; within this there are none."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own

@@ -15,9 +15,7 @@ from adapters_pl.adapters import adapter_layers
 from tests.conftest import GOLDEN, shared, tiny_model
 
 CASES = sorted(
-    path
-    for kind in ("default", "cmd", "alllinear")
-    for path in (GOLDEN / "cases").glob(f"*-hflora-{kind}*")
+    path for kind in ("default", "cmd", "alllinear") for path in (GOLDEN / "cases").glob(f"*-hflora-{kind}*")
 )
 
 

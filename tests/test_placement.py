@@ -99,7 +99,15 @@ def test_nothing_matched_is_an_error_that_lists_the_choices(choice, message):
 
 @pytest.mark.parametrize(
     ("layers", "expected"),
-    [(None, {0, 1, 2, 3}), (2, {2}), ([0, 3], {0, 3}), ("1-2", {1, 2}), ("0,2-3", {0, 2, 3}), ("-1", {3}), ("0--2", {0, 1, 2})],
+    [
+        (None, {0, 1, 2, 3}),
+        (2, {2}),
+        ([0, 3], {0, 3}),
+        ("1-2", {1, 2}),
+        ("0,2-3", {0, 2, 3}),
+        ("-1", {3}),
+        ("0--2", {0, 1, 2}),
+    ],
 )
 def test_layers_are_read(layers, expected):
     assert parse_layers(layers, 4) == expected

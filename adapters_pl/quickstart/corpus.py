@@ -56,7 +56,7 @@ _FACTS: Final = {
     ),
 }  # fmt: skip
 
-# A situation, then what is unknown in it, as a question and as a statement that is closed by the number.
+# A situation, and what is unknown in it.
 _SCENES: Final = {
     ADD: (
         ("{n} kept {a} {g} at the {p}. A cousin sent {b} further {g}.", "the {g} of {n}"),
@@ -123,7 +123,7 @@ _PLAIN: Final = (
     "{n} takes the {t} away later and {m} brings more.", "Do the children have {t}? Does {n}?",
     "{n} puts all the {t} in bags on Monday or on Tuesday.", "{n} has fewer {t} than {m}.",
     "{n} still has as many {t} as {m}.", "A row of {t} is how {m} starts the day.", "How does {n} eat {t}?",
-    "They look at the {t} together. He likes them, she does too.", "In total the {t} fill boxes and rows.",
+    "They look at the {t} together. She likes them and so does he.", "In total the {t} fill boxes and rows.",
     "The answer is in a book at the {p}.", "The {t} of {n} are altogether too old.",
     "They hold {t} for days.", "There are {t} in all the bags and boxes of {n}.", "It is a shop for {t}.",
     "How many people sell {t}? Not {n}.", "{n} and {m} get {t} and give them away.", "Do they need {t}?",
@@ -211,8 +211,8 @@ _WEIGHTS: Final = (25, 20, 45, 10)
 
 
 def document(rng: random.Random) -> str:
-    """A run of six to ten items."""
-    makers = rng.choices(_ITEMS, _WEIGHTS, k=rng.randint(6, 10))
+    """A run of five to eight items."""
+    makers = rng.choices(_ITEMS, _WEIGHTS, k=rng.randint(5, 8))
     gap = rng.choice((" ", "\n", "\n\n"))
     return gap.join(make(rng) for make in makers)
 

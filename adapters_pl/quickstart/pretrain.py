@@ -82,7 +82,7 @@ def pack(tokenizer: PreTrainedTokenizerFast, seed: int, tokens: int) -> torch.Te
     stream: list[int] = []
     texts = documents(seed)
     while len(stream) < tokens:
-        for ids in tokenizer(list(itertools.islice(texts, 1000)))["input_ids"]:
+        for ids in tokenizer(list(itertools.islice(texts, 1000)), verbose=False)["input_ids"]:
             stream.extend(ids)
             stream.append(tokenizer.eos_token_id)
     blocks = tokens // BLOCK

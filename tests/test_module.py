@@ -1,0 +1,381 @@
+"""The Lightning module: what is trained, what the loss is, what a checkpoint holds, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from adapters_pl import CausalLMModule, InstructionJSON, LoRA, UserError
+from adapters_pl.adapters import adapter_layers
+from adapters_pl.base_model import fingerprint, same_base
+from adapters_pl.module import LinearWarmup
+from tests.conftest import TINY, tiny_model
+
+
+def trainer(folder, *callbacks, **settings):
+    defaults = {
+        "max_epochs": 1,
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": folder,
+        "use_distributed_sampler": False,
+    }
+    return Trainer(callbacks=list(callbacks), **{**defaults, **settings})
+
+
+def fit(folder, base, rows_file, adapter=None, data=None, module=None, **settings):
+    """Train a module on the little sums and return it with its trainer."""
+    module = module or CausalLMModule(str(base), lr=1e-2)
+    adapters = [adapter or LoRA(rank=4, dropout=0.0)]
+    run = trainer(folder, *adapters, **settings)
+    run.fit(module, datamodule=InstructionJSON(path=str(rows_file), **{"val_size": 4, **(data or {})}))
+    return module, run
+
+
+# ---- loss
+
+
+def attached(name="llama", world=1, accumulate=1):
+    """A module with a model and just enough of a trainer to compute a loss."""
+    from types import SimpleNamespace
+
+    module = CausalLMModule("unused")
+    module.model = tiny_model(name)
+    module._config = module.model.config
+    module._trainer = SimpleNamespace(world_size=world, accumulate_grad_batches=accumulate)
+    return module
+
+
+def batch_of(labels_from=4, rows=3, length=9):
+    generator = torch.Generator().manual_seed(11)
+    ids = torch.randint(3, 300, (rows, length), generator=generator)
+    mask = torch.ones_like(ids)
+    for row in range(rows):
+        ids[row, length - row :] = 2  # padding that looks like the end token
+        mask[row, length - row :] = 0
+    labels = ids.masked_fill(mask == 0, -100)
+    labels[:, :labels_from] = -100
+    count = int((labels != -100).sum())
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, "loss_tokens": count}
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_the_loss_is_the_models_own_on_labelled_tokens(name):
+    module, batch = attached(name), batch_of()
+    with torch.no_grad():
+        ours = module.loss(module.hidden_states(batch), batch)
+        theirs = module.model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=batch["labels"]
+        ).loss
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_logits_of_hidden_states_are_the_models_own(name):
+    module, batch = attached(name), batch_of()
+    with torch.no_grad():
+        hidden = module.hidden_states(batch)
+        theirs = module.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    assert hidden.shape == (3, 9, 32)
+    here = batch["attention_mask"].bool()
+    assert torch.allclose(module.logits(hidden)[here], theirs[here], atol=1e-5)
+
+
+def test_the_loss_is_normalised_over_the_whole_step():
+    """Two batches with one and with many labels weigh every token alike, whatever they are divided into."""
+    few, many = batch_of(labels_from=8), batch_of(labels_from=2)
+    total = few["loss_tokens"] + many["loss_tokens"]
+    few["loss_tokens"] = many["loss_tokens"] = total
+    module = attached(world=2, accumulate=3)
+    with torch.no_grad():
+        parts = [module.loss(module.hidden_states(batch), batch) for batch in (few, many)]
+        losses = torch.cat([module.label_losses(module.hidden_states(batch), batch["labels"]) for batch in (few, many)])
+    # Lightning divides by the accumulated batches, and gradients are averaged over the processes.
+    assert (sum(parts) / (2 * 3)).item() == pytest.approx(losses.mean().item(), rel=1e-6)
+
+
+def test_a_batch_without_labels_has_no_loss_and_a_gradient_of_zero():
+    module, batch = attached(), batch_of(labels_from=9)
+    LoRA(rank=2).attach_to(module.model)
+    batch["loss_tokens"] = 5
+    loss = module.loss(module.hidden_states(batch), batch)
+    loss.backward()
+    assert loss.item() == 0
+    gradients = [layer.lora_B.grad for layer in adapter_layers(module.model).values()]
+    assert all(gradient is None or not gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize(("accumulate", "batch_size"), [(1, 6), (3, 2)])
+def test_accumulated_batches_equal_one_large_batch(tmp_path, make_base, rows_file, accumulate, batch_size):
+    """Rows of very different lengths, a last step that is not full: the trained adapter is the same."""
+    rows = json.loads(rows_file.read_text())[:20]
+    for i, row in enumerate(rows):
+        row["output"] = "so " * (1 + 7 * (i % 4)) + row["output"]
+    rows_file.write_text(json.dumps(rows))
+    data = {"val_size": 0, "batch_size": batch_size}
+    module, _ = fit(tmp_path, make_base(), rows_file, data=data, accumulate_grad_batches=accumulate)
+    reference, _ = fit(tmp_path, make_base(), rows_file, data={"val_size": 0, "batch_size": 6})
+    untrained = CausalLMModule(str(make_base()))
+    untrained.add_adapter(LoRA(rank=4, dropout=0.0))
+    for name, parameter in module.adapter_parameters().items():
+        start = untrained.adapter_parameters()[name]
+        assert torch.allclose(parameter, reference.adapter_parameters()[name], atol=2e-5), name
+        assert (parameter - start).abs().max() > 1e-3
+
+
+# ---- what is trained
+
+
+def test_training_changes_the_adapter_and_nothing_else(tmp_path, make_base, rows_file):
+    module, _ = fit(tmp_path, make_base(), rows_file)
+    base = tiny_model("llama")
+    trained = {name for name, _ in module.named_parameters() if name in module.adapter_parameters()}
+    assert len(trained) == 20
+    for name, parameter in base.named_parameters():
+        assert torch.equal(module.model.get_parameter(name), parameter), name
+    assert all(layer.lora_B.any() for layer in adapter_layers(module.model).values())
+
+
+def test_dropout_is_on_in_training_and_off_in_validation_and_test(tmp_path, make_base, rows_file):
+    modes = {}
+
+    class Watch(CausalLMModule):
+        def hidden_states(self, batch):
+            stage = "train" if self.trainer.training else "validate"
+            modes.setdefault(stage, set()).update(m.training for m in self.model.modules())
+            return super().hidden_states(batch)
+
+        def generate(self, batch, max_new_tokens):
+            modes.setdefault("generate", set()).update(m.training for m in self.model.modules())
+            return super().generate(batch, max_new_tokens)
+
+    module, run = fit(tmp_path, make_base("opt"), rows_file, module=Watch(str(make_base("opt"))))
+    data = InstructionJSON(test_path=str(rows_file), max_new_tokens=2)
+    trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    assert modes == {"train": {True}, "validate": {False}, "generate": {False}}
+
+
+def test_nothing_to_train_is_an_error(tmp_path, make_base, rows_file):
+    with pytest.raises(UserError, match="Nothing to train"):
+        trainer(tmp_path).fit(CausalLMModule(str(make_base())), datamodule=InstructionJSON(path=str(rows_file)))
+
+
+def test_fit_then_test_leaves_one_adapter(tmp_path, make_base, rows_file):
+    adapter = LoRA(rank=4)
+    module, run = fit(tmp_path, make_base(), rows_file, adapter=adapter)
+    trained = {name: p.clone() for name, p in module.adapter_parameters().items()}
+    run.test(module, datamodule=InstructionJSON(test_path=str(rows_file), max_new_tokens=2), verbose=False)
+    assert len(adapter_layers(module.model)) == 10
+    assert all(torch.equal(p, trained[name]) for name, p in module.adapter_parameters().items())
+
+
+def test_two_adapters_with_one_name_are_refused(make_base):
+    module = CausalLMModule(str(make_base()))
+    module.add_adapter(LoRA(rank=2))
+    with pytest.raises(UserError, match="Two adapters are named 'default'"):
+        module.add_adapter(LoRA(rank=3))
+
+
+def test_several_adapters_train_together(tmp_path, make_base, rows_file):
+    module = CausalLMModule(str(make_base()), lr=1e-2)
+    one, two = LoRA(rank=2, name="one", placement="attn"), LoRA(rank=3, name="two", placement="mlp")
+    trainer(tmp_path, one, two).fit(module, datamodule=InstructionJSON(path=str(rows_file), val_size=0))
+    for adapter in (one, two):
+        parameters = adapter.adapter_parameters(module.model)
+        assert all(p.any() for name, p in parameters.items() if name.endswith("lora_B"))
+
+
+def test_the_base_alone_is_tested_beside_the_adapter(tmp_path, make_base, rows_file):
+    module, run = fit(tmp_path, make_base(), rows_file, max_epochs=8)
+    data = InstructionJSON(test_path=str(rows_file), max_new_tokens=12)
+    trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    with_base = module.records["sums"]
+    alone = CausalLMModule(str(make_base()))
+    trainer(tmp_path).test(
+        alone, datamodule=InstructionJSON(test_path=str(rows_file), max_new_tokens=12), verbose=False
+    )
+    assert sorted(r["row"] for r in with_base) == list(range(40))
+    base = {record["row"]: record["prediction"] for record in alone.records["sums"]}
+    assert {r["row"]: r["base_prediction"] for r in with_base} == base
+    assert all("base_prediction" not in record for record in alone.records["sums"])
+    module.test_base = False
+    trainer(tmp_path).test(
+        module, datamodule=InstructionJSON(test_path=str(rows_file), max_new_tokens=12), verbose=False
+    )
+    assert all("base_prediction" not in record for record in module.records["sums"])
+
+
+# ---- optimizer
+
+
+def test_warm_up_and_decay_are_linear():
+    factor = LinearWarmup(4, 24)
+    assert [factor(step) for step in (0, 3, 4, 14, 24, 30)] == pytest.approx([0.2, 0.8, 1.0, 0.5, 0.0, 0.0])
+
+
+def test_the_default_is_adamw_over_the_adapter_and_warms_up_in_a_tenth_at_most(tmp_path, make_base, rows_file):
+    module, run = fit(tmp_path, make_base(), rows_file, data={"batch_size": 2, "val_size": 0}, max_epochs=1)
+    (optimizer,) = run.optimizers
+    assert type(optimizer) is torch.optim.AdamW
+    assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {
+        id(p) for p in module.adapter_parameters().values()
+    }
+    schedule = run.lr_scheduler_configs[0].scheduler.lr_lambdas[0]
+    assert (schedule.warmup, schedule.total) == (2, 20)
+
+
+def test_any_optimizer_and_scheduler_can_be_given(tmp_path, make_base, rows_file):
+    module = CausalLMModule(
+        str(make_base()),
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.5),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.5),
+    )
+    _, run = fit(tmp_path, make_base(), rows_file, module=module, data={"batch_size": 20, "val_size": 0})
+    assert type(run.optimizers[0]) is torch.optim.SGD
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.5 * 0.5**2)
+
+
+# ---- checkpoints
+
+
+@pytest.fixture
+def checkpoint(tmp_path, make_base, rows_file):
+    """A checkpoint of a trained adapter, with the module that wrote it."""
+    module, run = fit(tmp_path, make_base(), rows_file)
+    path = tmp_path / "some.ckpt"
+    run.save_checkpoint(path)
+    return path, module
+
+
+def test_a_checkpoint_holds_the_adapter_alone(checkpoint):
+    path, module = checkpoint
+    stored = torch.load(path, weights_only=True)
+    assert stored["state_dict"].keys() == module.adapter_parameters().keys()
+    own = sum(p.numel() * p.element_size() for p in module.adapter_parameters().values())
+    assert path.stat().st_size <= 3 * own * 1.05 + 64 * 1024
+    ours = stored["adapters_pl"]
+    assert ours["format"] == 1
+    assert ours["base"]["id"] == module.base
+    assert ours["adapters"][0]["class_path"] == "adapters_pl.adapters.lora.LoRA"
+    assert ours["adapters"][0]["init_args"]["rank"] == 4
+
+
+def test_a_checkpoint_restores_the_adapter(checkpoint, tmp_path, make_base, rows_file):
+    path, module = checkpoint
+    fresh = CausalLMModule(str(make_base()))
+    data = InstructionJSON(test_path=str(rows_file), max_new_tokens=4)
+    trainer(tmp_path, LoRA(rank=4, dropout=0.0)).test(fresh, datamodule=data, ckpt_path=path, verbose=False)
+    for name, parameter in module.adapter_parameters().items():
+        assert torch.equal(fresh.adapter_parameters()[name], parameter), name
+
+
+def test_a_plain_model_takes_the_checkpoint(checkpoint):
+    from adapters_pl import load_adapter
+
+    path, module = checkpoint
+    ids = torch.tensor([[1, 40, 41, 42]])
+    module.eval()
+    with torch.no_grad():
+        theirs = load_adapter(tiny_model("llama"), path)(ids).logits
+        assert torch.allclose(theirs, module.model(ids).logits, atol=1e-5)
+        assert not torch.allclose(theirs, tiny_model("llama")(ids).logits, atol=1e-3)
+    with pytest.raises(UserError, match="belongs to another base"):
+        load_adapter(tiny_model("llama", seed=1), path)
+
+
+@pytest.mark.parametrize(
+    ("base", "adapter", "message"),
+    [
+        ({"seed": 1}, LoRA(rank=4), "belongs to another base"),
+        ({"name": "llama_gqa"}, LoRA(rank=4), "belongs to another base"),
+        ({}, LoRA(rank=8), r"holds LoRA\(rank=4.*this run has LoRA\(rank=8"),
+        ({}, LoRA(rank=4, placement="attn"), "This checkpoint's adapter differs"),
+        ({}, None, r"holds LoRA\(rank=4.*this run has none"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint, tmp_path, make_base, rows_file, base, adapter, message):
+    module = CausalLMModule(str(make_base(**base)))
+    run = trainer(tmp_path, *([adapter] if adapter else []))
+    with pytest.raises(UserError, match=message):
+        run.test(module, datamodule=InstructionJSON(test_path=str(rows_file)), ckpt_path=checkpoint[0])
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path, make_base):
+    module = CausalLMModule(str(make_base()))
+    with pytest.raises(UserError, match="not written by adapters-pl"):
+        module.on_load_checkpoint({"state_dict": {}})
+
+
+# ---- the fingerprint
+
+
+def test_the_fingerprint_tells_bases_apart_and_does_not_mind_the_dtype():
+    base = fingerprint(tiny_model("llama"))
+    assert same_base(base, fingerprint(tiny_model("llama")))
+    assert same_base(base, fingerprint(tiny_model("llama").to(torch.bfloat16)))
+    assert same_base(base, fingerprint(tiny_model("llama").to(torch.float16)))
+    assert not same_base(base, fingerprint(tiny_model("llama", seed=1)))
+    assert not same_base(base, fingerprint(tiny_model("llama_gqa")))
+    assert not same_base(base, fingerprint(tiny_model("opt")))
+
+
+def test_the_fingerprint_does_not_see_adapters():
+    model = tiny_model("llama")
+    before = fingerprint(model)
+    LoRA(rank=2).attach_to(model)
+    assert fingerprint(model) == before
+
+
+# ---- finding the base
+
+
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ("./nowhere", "no such directory"),
+        ("/nowhere/at/all", "no such directory"),
+        ("a b c", "no such directory"),
+        ("nobody/nothing-of-the-kind", "the hub did not give it"),
+    ],
+)
+def test_a_base_that_does_not_exist_is_a_clear_error(base, message):
+    with pytest.raises(UserError, match=message):
+        _ = CausalLMModule(base).config
+
+
+def test_a_directory_without_a_model_is_a_clear_error(tmp_path):
+    with pytest.raises(UserError, match=r"has no config\.json"):
+        _ = CausalLMModule(str(tmp_path)).config
+
+
+def test_a_tokenizer_without_padding_pads_with_its_end_token_and_one_without_end_is_refused(tmp_path):
+    from tests.conftest import tiny_tokenizer
+
+    tiny_model("llama").save_pretrained(tmp_path)
+    tiny_tokenizer(pad_token=None).save_pretrained(tmp_path)
+    tokenizer = CausalLMModule(str(tmp_path)).tokenizer
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id == 2
+    tiny_tokenizer(eos_token=None).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="no end token"):
+        _ = CausalLMModule(str(tmp_path)).tokenizer
+
+
+def test_random_init_gives_other_weights_and_the_same_ones_each_time(make_base):
+    first, second = (CausalLMModule(str(make_base()), random_init=True).build_base() for _ in range(2))
+    weight = tiny_model("llama").model.layers[0].mlp.up_proj.weight
+    assert torch.equal(first.model.layers[0].mlp.up_proj.weight, second.model.layers[0].mlp.up_proj.weight)
+    assert not torch.allclose(first.model.layers[0].mlp.up_proj.weight, weight, atol=0.01)
+
+
+def test_the_base_is_built_once_and_frozen(make_base):
+    module = CausalLMModule(str(make_base()), dtype="bfloat16")
+    model = module.build_base()
+    assert module.build_base() is model
+    assert model.dtype == torch.bfloat16
+    assert not any(parameter.requires_grad for parameter in model.parameters())
