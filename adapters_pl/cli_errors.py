@@ -29,6 +29,8 @@ _CLASS = re.compile(
     r"(?:import path string|Import path|given class_path|class_path)[: ]+'?([\w.]+)",
     re.DOTALL,
 )
+_EXPECTED = re.compile(r"Expected an? (?!<class 'NoneType'>)(.+?)\. Got value: (.+)")
+_UNION = re.compile(r"- Expected an? (?!<class 'NoneType'>)(.+?)\n.*Given value: (.+)", re.DOTALL)
 _NESTED: dict[str, type] = {"model": CausalLMModule, "data": ReasoningDataModule, "adapter": Adapter}
 
 
@@ -45,14 +47,23 @@ def explain(error: ArgumentError, command: str) -> UserError:
         return _unknown_key(found[1], command)
     if found := re.search(r"does not accept option '([\w.]+)'", text):
         return _unknown_key(found[1], command)
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
+    if found := _EXPECTED.search(text):
+        return UserError(f"{'.'.join(keys[:2])}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
     if found := _CLASS.search(text):
         return _unknown_class(found[1], found[2], text)
-    key = re.search(r'Parser key "([^"]+)"', text)
-    lines = [line.strip(" -") for line in text.splitlines() if line.strip()]
-    reasons = [line for line in lines if line.startswith("Expected") and "NoneType" not in line] or lines[-1:]
-    given = re.search(r"Given value: (.+)|[Gg]ot value: (.+)", text)
-    value = f" (given: {(given[1] or given[2]).strip()[:80]})" if given else ""
-    return UserError(f"{key[1] + ': ' if key else ''}{reasons[0][:200]}{value}. See adapters-pl {command} --help.")
+    if found := _UNION.search(text):
+        return UserError(f"{keys[0]}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
+    lines = [line.strip(" -") for line in text.splitlines() if line.strip() and "Parser key" not in line]
+    where = f"{'.'.join(keys[:2])}: " if keys else ""
+    return UserError(f"{where}{lines[0][:300] if lines else text[:300]} See adapters-pl {command} --help.")
+
+
+def _readable(expected: str) -> str:
+    """``<class 'float'>`` is a float, and ``typing.Literal['a', 'b']`` one of a, b."""
+    if choices := re.fullmatch(r"typing\.Literal\[(.+)\]", expected):
+        return f"one of {choices[1].replace(chr(39), '')}"
+    return re.sub(r"<class '([\w.]+)'>", r"\1", expected).replace("typing.", "")
 
 
 def _unknown_key(key: str, command: str) -> UserError:

@@ -79,12 +79,12 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     """The tokenizer's end token and those that the model names (chat models have several)."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     own = named if isinstance(named, list) else [] if named is None else [named]
-    return sorted({int(str(tokenizer.eos_token_id)), *own})
+    return sorted({tokenizer.eos_token_id, *own})
 
 
 @contextmanager
 def _own_settings_aside(model: PreTrainedModel) -> Iterator[None]:
-    """transformers fills what a call leaves open from the model's own settings; within this there are none."""
+    """Without this, transformers fills what a call leaves open from the settings that came with the model."""
     own = model.generation_config
     model.generation_config = GenerationConfig()
     try:

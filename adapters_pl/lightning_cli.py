@@ -19,6 +19,7 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, instantiate_class
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from transformers.utils import logging as transformers_logging
 
@@ -103,7 +104,7 @@ class AdaptersCLI(LightningCLI):
         self.config = parser.parse_args(args)
         chosen = self.config[self.config.subcommand].adapter
         if isinstance(chosen, list) and len(chosen) > 1 and any(a.startswith("--adapter.") for a in args):
-            print(f"--adapter.* addresses the last of {len(chosen)} adapters: {_short(chosen[-1])}")
+            _say(f"--adapter.* addresses the last of {len(chosen)} adapters: {_short(chosen[-1])}")
 
     def _parse_ckpt_path(self) -> None:
         """Leave the command line as it is: what it says wins over what a checkpoint stored."""
@@ -122,7 +123,7 @@ class AdaptersCLI(LightningCLI):
         """The Trainer with the adapters, the run's records and checkpoints."""
         adapters = self.adapters()
         root = Path(self._get(self.config, "trainer").default_root_dir or DEFAULT_ROOT)
-        existing = Run.of_checkpoint(self.checkpoint) if self.checkpoint else None
+        existing = Run.of_launcher() or (Run.of_checkpoint(self.checkpoint) if self.checkpoint else None)
         self.run_is_new = existing is None
         self.run = existing or Run.create(root, self.recipe)
         config = self._run_config()
@@ -136,8 +137,11 @@ class AdaptersCLI(LightningCLI):
         if trainer_config.get("enable_progress_bar") is not False:
             extra.append(Progress())
         if trainer_config.get("logger") in (None, True):
-            fit = self.subcommand == "fit"
-            trainer_config["logger"] = CSVLogger(self.run.path.parent, self.run.path.name, "") if fit else False
+            if self.subcommand == "fit":
+                self.run.keep_metrics()
+                trainer_config["logger"] = CSVLogger(self.run.path.parent, self.run.path.name, "")
+            else:
+                trainer_config["logger"] = False
         if self.subcommand != "fit":
             trainer_config["enable_checkpointing"] = False
         try:
@@ -181,8 +185,9 @@ class AdaptersCLI(LightningCLI):
         """Wait for :meth:`execute`: an error while running is handled where the run is known."""
 
     def execute(self) -> None:
-        """Run the command."""
-        super()._run_subcommand(str(self.subcommand))
+        """Run the command; processes that it launches find this run instead of making their own."""
+        with self.run.handed_on():
+            super()._run_subcommand(str(self.subcommand))
 
     def discard_unused_run(self) -> None:
         """Remove the run's directory if this command made it and nothing worth keeping is in it."""
@@ -317,7 +322,11 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     for file in values_of(arguments, *_CONFIG):
         load_config_file(Path(file))
     only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
+    recipe = _recipe_name(command, arguments)
     checkpoint = None if only_print else find_checkpoint(command, arguments)
+    # Configurations come before everything else, so that what is typed wins wherever it stands.
+    files = [word for file in values_of(arguments, *_CONFIG) for word in ("--config", file)]
+    arguments = [*files, *_without(arguments, *_CONFIG, "--ckpt_path")]
     try:
         with tempfile.TemporaryDirectory() as folder:
             inherited = []
@@ -325,16 +334,26 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
                 overlay = Path(folder) / "inherited.yaml"
                 overlay.write_text(_yaml(inherited_config(checkpoint, command)), encoding="utf-8")
                 inherited = ["--config", str(overlay)]
-                print(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
-            words = [command, *inherited, *_without_ckpt_path(arguments)]
-            cli = AdaptersCLI(words, _recipe_name(command, arguments), checkpoint)
+                _say(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
+            words = [command, *inherited, *arguments]
+            cli = AdaptersCLI(words, recipe, checkpoint)
     except ArgumentError as error:
         raise cli_errors.explain(error, command) from error
     except MisconfigurationException as error:
         raise UserError(_first_line(error)) from error
+    except ValueError as error:  # jsonargparse wraps what a constructor raises
+        raise _user_error_behind(error) or error from error
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
     return _execute(cli, debug)
+
+
+def _user_error_behind(error: BaseException) -> UserError | None:
+    """The ``UserError`` that led to ``error``, if one did."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -342,15 +361,16 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB}", "TPU available", "HPU available"))
 
 
-def _without_ckpt_path(arguments: Sequence[str]) -> list[str]:
+def _without(arguments: Sequence[str], *flags: str) -> list[str]:
+    """``arguments`` without ``flags`` and their values, in both spellings."""
     kept: list[str] = []
     skip = False
     for argument in arguments:
         if skip:
             skip = False
-        elif argument == "--ckpt_path":
+        elif argument in flags:
             skip = True
-        elif not argument.startswith("--ckpt_path="):
+        elif argument.partition("=")[0] not in flags:
             kept.append(argument)
     return kept
 
@@ -363,6 +383,11 @@ def _recipe_name(command: str, arguments: Sequence[str]) -> str:
     if command == "fit" and isinstance(adapter, str) and re.fullmatch(r"[\w.]+", adapter):
         return adapter.rsplit(".", 1)[-1].lower()
     return command
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line)
 
 
 def _execute(cli: AdaptersCLI, debug: bool) -> int:

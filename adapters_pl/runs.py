@@ -8,6 +8,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from adapters_pl.errors import UserError
 
 DEFAULT_ROOT = "runs"
+_HANDED = "ADAPTERS_PL_RUN"
 _PACKAGES = (
     "adapters-pl",
     "torch",
@@ -76,6 +79,24 @@ class Run:
         folder = checkpoint.resolve().parent.parent
         return cls(folder) if (folder / "config.yaml").is_file() else None
 
+    @classmethod
+    def of_launcher(cls) -> Run | None:
+        """The run that the process which launched this one has made."""
+        path = os.environ.get(_HANDED)
+        return cls(Path(path)) if path else None
+
+    @contextmanager
+    def handed_on(self) -> Iterator[None]:
+        """Within it, :meth:`of_launcher` gives this run in the processes that this one launches (DDP's)."""
+        before = os.environ.get(_HANDED)
+        os.environ[_HANDED] = str(self.path)
+        try:
+            yield
+        finally:
+            os.environ.pop(_HANDED)
+            if before is not None:
+                os.environ[_HANDED] = before
+
     def mark_latest(self) -> None:
         """Make this the run that ``test`` takes when nothing is named."""
         _write_atomically(self.path.parent / "latest", self.path.name + "\n")
@@ -108,6 +129,13 @@ class Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(path, text)
         return path
+
+    def keep_metrics(self) -> None:
+        """Put ``metrics.csv`` aside under a number: the logger that goes on in this run begins a new one."""
+        metrics = self.path / "metrics.csv"
+        if metrics.is_file():
+            number = len(list(self.path.glob("metrics.*.csv"))) + 1
+            os.replace(metrics, self.path / f"metrics.{number}.csv")
 
     def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
         """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""

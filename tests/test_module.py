@@ -155,7 +155,7 @@ def test_dropout_is_on_in_training_and_off_in_validation_and_test(tmp_path, make
             modes.setdefault("generate", set()).update(m.training for m in self.model.modules())
             return super().generate(batch, max_new_tokens)
 
-    module, run = fit(tmp_path, make_base("opt"), rows_file, module=Watch(str(make_base("opt"))))
+    module, _run = fit(tmp_path, make_base("opt"), rows_file, module=Watch(str(make_base("opt"))))
     data = InstructionJSON(test_path=str(rows_file), max_new_tokens=2)
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
     assert modes == {"train": {True}, "validate": {False}, "generate": {False}}
@@ -192,7 +192,7 @@ def test_several_adapters_train_together(tmp_path, make_base, rows_file):
 
 
 def test_the_base_alone_is_tested_beside_the_adapter(tmp_path, make_base, rows_file):
-    module, run = fit(tmp_path, make_base(), rows_file, max_epochs=8)
+    module, _run = fit(tmp_path, make_base(), rows_file, max_epochs=8)
     data = InstructionJSON(test_path=str(rows_file), max_new_tokens=12)
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
     with_base = module.records["sums"]

@@ -61,7 +61,7 @@ def test_identity_at_step_0(cell):
 
 
 def test_only_declared_parameters_change(cell):
-    model, base, adapter = cell
+    model, _base, adapter = cell
     declared = adapter.adapter_parameters(model)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     perturb(model, adapter)

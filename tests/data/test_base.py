@@ -1,0 +1,526 @@
+"""From rows to training, validation and judged answers, with a stand-in for the trainer."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from adapters_pl.data import SETS, AddSub, BoolQ, InstructionJSON, Math10K, base, set_named
+from adapters_pl.errors import UserError
+from adapters_pl.generation import Generation
+
+BOS, EOS = 1, 2
+
+
+def row(digits=2, answer_digits=1, **changes):
+    """A row of ``digits + answer_digits + 3`` tokens: every digit, the line's end, the beginning and the end."""
+    return {"instruction": "7" * digits, "output": "1" * answer_digits, "answer": "true", **changes}
+
+
+@pytest.fixture
+def trainer(tokenizer):
+    """What a data module asks of its trainer: one process, a context of 512 tokens."""
+    return SimpleNamespace(
+        world_size=1,
+        global_rank=0,
+        accumulate_grad_batches=1,
+        lightning_module=SimpleNamespace(tokenizer=tokenizer, config=SimpleNamespace(max_position_embeddings=512)),
+        state=SimpleNamespace(fn="fit"),
+        _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
+    )
+
+
+@pytest.fixture
+def context(trainer):
+    """Set the model's context."""
+
+    def context(tokens):
+        trainer.lightning_module.config = SimpleNamespace(max_position_embeddings=tokens)
+
+    return context
+
+
+@pytest.fixture
+def notices(monkeypatch):
+    """What the data module tells the user."""
+    told = []
+    monkeypatch.setattr(base, "rank_zero_info", told.append)
+    return told
+
+
+@pytest.fixture
+def put(tmp_path):
+    """Write rows into the published layout."""
+
+    def put(relative, rows):
+        path = tmp_path / relative
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(rows))
+
+    return put
+
+
+@pytest.fixture
+def boolq(tmp_path, put, trainer):
+    """A multiple-choice set with both files, made of the rows given."""
+
+    def boolq(train=(), test=(), **options):
+        put("dataset/boolq/train.json", list(train))
+        put("dataset/boolq/test.json", list(test))
+        data = BoolQ(root=str(tmp_path), **{"template": "plain", **options})
+        data.trainer = trainer
+        return data
+
+    return boolq
+
+
+def numbers(rows):
+    """The rows' numbers in the file's order."""
+    return [token_row.row for token_row in rows.rows]
+
+
+# ---- arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("batch_size", 1),
+        ("eval_batch_size", 1),
+        ("cutoff", 8),
+        ("val_size", 0),
+        ("limit_train", 1),
+        ("limit_test", 1),
+        ("max_new_tokens", 1),
+    ],
+)
+def test_a_number_out_of_range_is_named_with_its_least_value(name, least):
+    assert getattr(BoolQ(**{name: least}), name) == least
+    with pytest.raises(UserError, match=rf"data\.{name} is {least - 1}; it must be at least {least}\."):
+        BoolQ(**{name: least - 1})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "alpacca"}, "template 'alpacca' does not exist: did you mean 'alpaca'"),
+        ({"protocol": "strickt"}, "protocol 'strickt' does not exist: did you mean 'strict'"),
+        ({"test_sets": ["boolq", "gms8k"]}, "dataset 'gms8k' does not exist: did you mean 'gsm8k'"),
+        ({"test_sets": ["arc-challenge"]}, "did you mean 'ARC-Challenge'"),
+    ],
+)
+def test_a_misspelt_name_offers_the_nearest_before_any_file_is_read(options, message):
+    with pytest.raises(UserError, match=message):
+        BoolQ(root="/nowhere", **options)
+
+
+def test_every_set_is_found_by_its_published_name():
+    assert {name: set_named(name).set_name for name in SETS} == {name: name for name in SETS}
+    assert set_named("ARC-Challenge").__name__ == "ARCChallenge"
+
+
+# ---- examples
+
+
+def test_a_row_becomes_an_example(boolq):
+    data = boolq(train=[row(input="context", id=None), row(output=None), row(answer=None, id=17)])
+    first, second, third = data.examples("train")
+    assert first == base.Example("boolq-0", "boolq", "77", "context", "1", "true", ("true", "false"))
+    assert (second.id, second.input, second.response) == ("boolq-1", "", "true")
+    assert (third.id, third.response, third.answer) == ("17", "1", None)
+
+
+def test_a_field_that_the_first_row_lacks_is_kept(boolq):
+    assert [example.id for example in boolq(train=[row(), row(id="second")]).examples("train")] == ["boolq-0", "second"]
+
+
+def test_ids_are_unique_and_the_same_every_time(boolq):
+    rows = [row() for _ in range(12)]
+    ids = [example.id for example in boolq(train=rows).examples("train")]
+    assert len(set(ids)) == 12
+    assert ids == [example.id for example in boolq(train=rows, seed=7, limit_train=3).examples("train")]
+
+
+# ---- the division into training and validation
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "validation"),
+    [
+        ({}, 36, 4),
+        ({"val_size": 3}, 37, 3),
+        ({"val_size": 4}, 36, 4),
+        ({"val_size": 5}, 36, 4),
+        ({"val_size": 0}, 40, 0),
+        ({"val_size": 5, "limit_train": 20}, 20, 5),
+        ({"val_size": 5, "limit_train": 35}, 35, 5),
+        ({"val_size": 5, "limit_train": 36}, 33, 3),
+        ({"val_size": 0, "limit_train": 7}, 7, 0),
+        ({"limit_train": 90}, 36, 4),
+        ({"limit_train": 10}, 9, 1),
+    ],
+)
+def test_rows_are_divided(boolq, options, training, validation):
+    data = boolq(train=[row() for _ in range(40)], **options)
+    data.setup("fit")
+    trained, held_out = numbers(data.training), numbers(data.validation)
+    assert (len(trained), len(held_out)) == (training, validation)
+    assert not set(trained) & set(held_out)
+    assert (trained, held_out) == (sorted(trained), sorted(held_out))
+    assert set(trained) <= set(range(min(40, options.get("limit_train", 40))))
+
+
+def test_enough_rows_beyond_the_limit_leave_the_first_ones_whole(boolq):
+    data = boolq(train=[row() for _ in range(40)], limit_train=12, val_size=5)
+    data.setup("fit")
+    assert numbers(data.training) == list(range(12))
+    assert min(numbers(data.validation)) >= 12
+
+
+def test_too_few_rows_beyond_the_limit_are_not_touched(boolq):
+    data = boolq(train=[row() for _ in range(40)], limit_train=38, val_size=3)
+    data.setup("fit")
+    assert sorted(numbers(data.training) + numbers(data.validation)) == list(range(38))
+
+
+@pytest.mark.parametrize(("count", "options"), [(1, {}), (2, {"limit_train": 1}), (40, {"limit_train": 1})])
+def test_a_single_training_row_is_trained_on(boolq, count, options):
+    data = boolq(train=[row() for _ in range(count)], **options)
+    data.setup("fit")
+    assert numbers(data.training) == [0]
+
+
+def test_a_smaller_validation_set_than_asked_for_is_announced(boolq, notices):
+    boolq(train=[row() for _ in range(40)]).setup("fit")
+    assert notices == ["40 rows: 4 are held out for validation instead of 120"]
+
+
+def test_a_validation_set_of_the_size_asked_for_is_not(boolq, notices):
+    boolq(train=[row() for _ in range(40)], val_size=3).setup("fit")
+    assert notices == []
+
+
+def test_the_seed_and_nothing_else_draws_the_validation_rows(boolq):
+    rows = [row() for _ in range(60)]
+
+    def drawn(**options):
+        data = boolq(train=rows, val_size=6, **options)
+        data.setup("fit")
+        return numbers(data.validation)
+
+    assert drawn() == drawn() == drawn(batch_size=1, template="alpaca")
+    assert drawn() != drawn(seed=7)
+    assert drawn() != list(range(54, 60))
+
+
+# ---- rows that are too long: 9 tokens fit, 25 lose part of their prompt, 27 part of their response
+
+LONG = [row(4, 2), row(20, 2), row(4, 20)]
+
+
+def test_truncating_keeps_the_answer_and_the_prompts_end(boolq, notices, tokenizer):
+    data = boolq(train=LONG, val_size=0, cutoff=16)
+    data.setup("fit")
+    fits, long_prompt, long_response = data.training.rows
+    seven, one, end = (tokenizer.convert_tokens_to_ids(token) for token in ("7", "1", "Ċ"))
+    assert (fits.prompt, fits.response) == ([BOS, *[seven] * 4, end], [one, one, EOS])
+    assert (long_prompt.prompt, long_prompt.response) == ([BOS, *[seven] * 11, end], [one, one, EOS])
+    assert (long_response.prompt, long_response.response) == ([BOS], [one] * 15)
+    assert notices == [
+        "boolq: 2 of 3 rows are longer than 16 tokens: "
+        "shortened (1 at the beginning of the prompt, 1 also at the end of the response)"
+    ]
+
+
+def test_dropping_leaves_long_rows_out(boolq, notices):
+    data = boolq(train=LONG, val_size=0, cutoff=16, on_overflow="drop")
+    data.setup("fit")
+    assert numbers(data.training) == [0]
+    assert notices == ["boolq: 2 of 3 rows are longer than 16 tokens: dropped"]
+
+
+def test_an_error_names_the_first_long_row(boolq):
+    with pytest.raises(UserError, match=r"boolq: row 2 has 25 tokens, the cutoff is 16: .*--data\.cutoff"):
+        boolq(train=LONG, val_size=0, cutoff=16, on_overflow="error").setup("fit")
+
+
+@pytest.mark.parametrize("policy", ["truncate", "drop", "error"])
+def test_rows_that_fit_exactly_are_left_alone(boolq, notices, policy):
+    data = boolq(train=LONG, val_size=0, cutoff=27, on_overflow=policy)
+    data.setup("fit")
+    assert [token_row.length for token_row in data.training.rows] == [9, 25, 27]
+    assert notices == []
+
+
+def test_when_every_row_is_dropped_there_is_nothing_to_train_on(boolq):
+    with pytest.raises(UserError, match="every row is longer than 8 tokens"):
+        boolq(train=LONG, val_size=0, cutoff=8, on_overflow="drop").setup("fit")
+
+
+def test_the_cutoff_is_never_beyond_the_context(boolq, context):
+    context(24)
+    data = boolq(train=LONG, val_size=0, cutoff=256)
+    data.setup("fit")
+    assert [token_row.length for token_row in data.training.rows] == [9, 24, 24]
+
+
+def test_a_model_without_a_context_is_cut_where_asked(boolq, trainer):
+    trainer.lightning_module.config = SimpleNamespace()
+    data = boolq(train=LONG, val_size=0, cutoff=16)
+    data.setup("fit")
+    assert [token_row.length for token_row in data.training.rows] == [9, 16, 16]
+
+
+@pytest.mark.parametrize(
+    ("stage", "policy"),
+    [("fit", "truncate"), ("fit", "error"), ("test", "truncate"), ("test", "drop"), ("predict", "truncate")],
+)
+def test_a_prompt_that_fills_the_context_is_an_error_that_names_the_row(boolq, context, stage, policy):
+    context(22)
+    data = boolq(train=LONG, test=LONG, val_size=0, on_overflow=policy)
+    with pytest.raises(UserError) as caught:
+        data.setup(stage)
+    assert str(caught.value).startswith(
+        "boolq: the prompt of row 2 (boolq-1) has 22 tokens, the model's context is 22."
+    )
+
+
+def test_dropping_drops_prompts_beyond_the_context_too(boolq, context, notices):
+    context(20)
+    data = boolq(train=LONG, val_size=0, on_overflow="drop")
+    data.setup("fit")
+    assert numbers(data.training) == [0]
+    assert notices == ["boolq: 2 of 3 rows are longer than 20 tokens: dropped"]
+
+
+def test_a_row_with_nothing_to_learn_is_an_error(boolq):
+    with pytest.raises(UserError, match="boolq: row 2 has neither 'output' nor 'answer'"):
+        boolq(train=[row(), row(output=None, answer=None)], val_size=0).setup("fit")
+
+
+# ---- the room for an answer
+
+
+def test_an_answers_room_depends_on_the_kind_of_the_set(boolq, put):
+    put("dataset/AddSub/test.json", [row(answer="3")])
+    data = boolq(test=[row()], test_sets=["boolq", "AddSub"])
+    data.setup("test")
+    assert (data.new_tokens("boolq"), data.new_tokens("AddSub")) == (32, 256)
+
+
+def test_an_answers_room_can_be_set(boolq, put):
+    put("dataset/AddSub/test.json", [row(answer="3")])
+    data = boolq(test=[row()], test_sets=["boolq", "AddSub"], max_new_tokens=5)
+    data.setup("test")
+    assert (data.new_tokens("boolq"), data.new_tokens("AddSub")) == (5, 5)
+
+
+def test_the_room_is_what_the_sets_longest_prompt_leaves_of_the_context(boolq, put, context):
+    context(40)
+    put("dataset/AddSub/test.json", [row(3, answer="3"), row(37, answer="4"), row(5, answer="5")])
+    data = boolq(test=[row(10), row(20)], test_sets=["boolq", "AddSub"])
+    data.setup("test")
+    assert (data.new_tokens("boolq"), data.new_tokens("AddSub")) == (18, 1)
+
+
+def test_without_a_known_context_the_room_is_what_was_asked(boolq, trainer):
+    trainer.lightning_module.config = SimpleNamespace()
+    data = boolq(test=[row(900)])
+    data.setup("test")
+    assert data.new_tokens("boolq") == 32
+
+
+# ---- which sets are tested
+
+
+def test_a_set_without_a_training_file_names_those_that_have_one(trainer):
+    data = AddSub(root="/nowhere")
+    data.trainer = trainer
+    with pytest.raises(UserError, match="AddSub has no training file") as caught:
+        data.setup("fit")
+    assert "Math10K" in str(caught.value)
+    assert "--data InstructionJSON --data.path FILE" in str(caught.value)
+
+
+def test_a_set_without_a_test_file_asks_for_test_sets(trainer):
+    data = Math10K(root="/nowhere", test_sets=["Math10K"])
+    data.trainer = trainer
+    with pytest.raises(UserError, match=r"Math10K has no test file: .*--data\.test_sets"):
+        data.setup("test")
+
+
+def test_a_missing_file_is_named_with_its_root(tmp_path, trainer):
+    data = BoolQ(root=str(tmp_path))
+    data.trainer = trainer
+    with pytest.raises(UserError, match=r"boolq: no file .*dataset/boolq/train\.json"):
+        data.setup("fit")
+
+
+def test_other_sets_can_be_tested_in_the_order_given(boolq, put):
+    put("dataset/AddSub/test.json", [row(9, answer="3"), row(8, answer="4")])
+    data = boolq(test=[row()], test_sets=["AddSub", "boolq"])
+    data.setup("test")
+    assert data.eval_sets == ["AddSub", "boolq"]
+    assert [[batch["prompt_ids"].shape for batch in loader] for loader in data.test_dataloader()] == [
+        [(2, 11)],
+        [(1, 4)],
+    ]
+    record = data.judge("AddSub", [1], [Generation("the answer is 4", 3, "stop")])[0]
+    assert (record["id"], record["prediction"], record["correct"]) == ("AddSub-1", "4", True)
+
+
+def test_only_the_first_rows_of_each_set_are_tested_if_so_asked(boolq, put):
+    put("dataset/AddSub/test.json", [row(answer="3")] * 5)
+    data = boolq(test=[row()] * 5, test_sets=["boolq", "AddSub"], limit_test=2)
+    data.setup("test")
+    rows = [[r for batch in loader for r in batch["row_ids"].tolist()] for loader in data.test_dataloader()]
+    assert rows == [[0, 1], [0, 1]]
+
+
+def test_a_test_needs_gold_answers_and_a_prediction_does_not(boolq):
+    data = boolq(test=[row(), row(answer=None)])
+    with pytest.raises(UserError, match="boolq: row 2 has no 'answer' to compare with; use predict"):
+        data.setup("test")
+    data.setup("predict")
+    [loader] = data.predict_dataloader()
+    assert [batch["row_ids"].tolist() for batch in loader] == [[0, 1]]
+
+
+# ---- judging
+
+
+def test_judged_answers_are_recorded(boolq):
+    data = boolq(test=[row(id=None), row(answer="false", id="second"), row(answer=None)])
+    data.setup("predict")
+    generations = [
+        Generation("The answer is false.", 5, "stop"),
+        Generation("true or false", 32, "length"),
+        Generation("It is true.", 4, "stop"),
+    ]
+    assert data.judge("boolq", [1, 0, 2], generations) == [
+        {
+            "row": 1,
+            "id": "second",
+            "output": "The answer is false.",
+            "prediction": "false",
+            "gold": "false",
+            "correct": True,
+            "finish": "stop",
+            "tokens": 5,
+        },
+        {
+            "row": 0,
+            "id": "boolq-0",
+            "output": "true or false",
+            "prediction": None,
+            "gold": "true",
+            "correct": False,
+            "finish": "length",
+            "tokens": 32,
+        },
+        {
+            "row": 2,
+            "id": "boolq-2",
+            "output": "It is true.",
+            "prediction": "true",
+            "gold": None,
+            "correct": None,
+            "finish": "stop",
+            "tokens": 4,
+        },
+    ]
+
+
+def test_validation_rows_are_judged_by_their_own_number(boolq):
+    data = boolq(train=[row(answer="true" if n % 2 else "false", id=f"r{n}") for n in range(20)], val_size=2)
+    data.setup("fit")
+    held_out = numbers(data.validation)
+    assert data.validation_set == "boolq-validation"
+    records = data.judge("boolq-validation", held_out, [Generation("true", 1, "stop")] * 2)
+    assert [(record["id"], record["correct"]) for record in records] == [(f"r{n}", n % 2 == 1) for n in held_out]
+
+
+# ---- loaders
+
+
+def test_training_batches_hold_every_row_and_the_steps_labels(boolq, trainer):
+    trainer.accumulate_grad_batches = 2
+    data = boolq(train=[row(answer_digits=1 + n % 3) for n in range(10)], val_size=0, batch_size=5)
+    data.setup("fit")
+    first, second = data.train_dataloader()
+    assert sorted(first["row_ids"].tolist() + second["row_ids"].tolist()) == list(range(10))
+    assert first["loss_tokens"] == second["loss_tokens"] == 2 * 4 + 3 * 3 + 4 * 3
+    assert (first["labels"][:, :4] == -100).all()
+
+
+def test_training_on_the_prompt_labels_it(boolq):
+    data = boolq(train=[row(digits=2, answer_digits=1)], val_size=0, train_on_prompt=True)
+    data.setup("fit")
+    [batch] = data.train_dataloader()
+    assert batch["labels"][0, 0] == -100
+    assert batch["labels"][0, 1:].tolist() == batch["input_ids"][0, 1:].tolist()
+    assert batch["loss_tokens"] == 5
+
+
+@pytest.mark.parametrize("loader", ["train", "val", "test"])
+def test_processes_divide_the_rows_among_them(boolq, trainer, loader):
+    rows = [row(1 + n % 7) for n in range(11)]
+    trainer.world_size = 2
+    data = boolq(train=rows, test=rows, val_size=5, limit_train=6, batch_size=2, eval_batch_size=2)
+    data.setup("test" if loader == "test" else "fit")
+    seen = []
+    for rank in (0, 1):
+        trainer.global_rank = rank
+        made = getattr(data, f"{loader}_dataloader")()
+        seen += [r for batch in (made[0] if loader == "test" else made) for r in batch["row_ids"].tolist()]
+    expected = {"train": range(6), "val": range(6, 11), "test": range(11)}[loader]
+    assert sorted(seen) == list(expected)
+
+
+def test_the_longest_prompts_are_tested_first(boolq):
+    data = boolq(test=[row(3), row(9), row(5)], eval_batch_size=1)
+    data.setup("test")
+    [loader] = data.test_dataloader()
+    assert [batch["row_ids"].tolist() for batch in loader] == [[1], [2], [0]]
+
+
+def test_no_validation_rows_are_no_loader_and_an_error_only_when_asked_for(boolq, trainer):
+    data = boolq(train=[row()] * 5, val_size=0)
+    data.setup("fit")
+    assert data.val_dataloader() == []
+    trainer.state.fn = "validate"
+    with pytest.raises(UserError, match=r"no validation rows: set --data\.val_size"):
+        data.val_dataloader()
+
+
+@pytest.mark.parametrize(("world_size", "refused"), [(1, False), (2, True)])
+def test_a_second_division_of_the_rows_is_refused(boolq, trainer, world_size, refused):
+    trainer.world_size = world_size
+    trainer._accelerator_connector.use_distributed_sampler = True
+    data = boolq(train=[row()] * 4)
+    if refused:
+        with pytest.raises(UserError, match=r"use_distributed_sampler=False"):
+            data.setup("fit")
+    else:
+        data.setup("fit")
+        assert len(data.training) == 3
+
+
+def test_setting_up_again_and_for_another_stage_changes_nothing(boolq):
+    data = boolq(train=[row()] * 20, test=[row()] * 3, val_size=2)
+    data.setup("fit")
+    before = numbers(data.training), numbers(data.validation)
+    data.setup("test")
+    data.setup("fit")
+    assert (numbers(data.training), numbers(data.validation)) == before
+    assert len(data.test_dataloader()) == 1
+
+
+def test_a_file_of_ones_own_is_divided_in_the_same_way(rows_file, trainer):
+    data = InstructionJSON(path=str(rows_file), template="plain")
+    data.trainer = trainer
+    data.setup("fit")
+    assert (len(data.training), len(data.validation)) == (36, 4)
+    assert data.new_tokens("sums-validation") == 256

@@ -1,0 +1,173 @@
+"""Which rows come when: every row once, whatever the division among processes and accumulated batches."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters_pl.data.sampler import LengthSortedSampler, StepSampler
+
+PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
+COUNTS = st.lists(st.integers(0, 9), max_size=40)
+SIZES = st.integers(1, 4)
+
+
+def of_every_rank(counts, batch_size, world_size, accumulate, **options):
+    """Each process's batches of one epoch."""
+    return [
+        list(StepSampler(counts, batch_size, rank, world_size, accumulate, **options)) for rank in range(world_size)
+    ]
+
+
+def steps(ranks, accumulate):
+    """The batches of each optimizer step, over all processes."""
+    return [
+        [batch for batches in ranks for batch in batches[i : i + accumulate]]
+        for i in range(0, len(ranks[0]), accumulate)
+    ]
+
+
+def rows_that_count(batches):
+    return [row for batch in batches if not batch.empty for row in batch]
+
+
+@PROPERTY
+@given(counts=COUNTS, batch_size=SIZES, world_size=SIZES, accumulate=SIZES, seed=st.integers(0, 3))
+def test_every_row_comes_exactly_once_an_epoch(counts, batch_size, world_size, accumulate, seed):
+    ranks = of_every_rank(counts, batch_size, world_size, accumulate, seed=seed)
+    seen = sorted(row for batches in ranks for row in rows_that_count(batches))
+    assert seen == list(range(len(counts)))
+
+
+@PROPERTY
+@given(counts=COUNTS, batch_size=SIZES, world_size=SIZES, accumulate=SIZES)
+def test_every_process_has_as_many_batches_as_it_says_and_as_the_others(counts, batch_size, world_size, accumulate):
+    samplers = [StepSampler(counts, batch_size, rank, world_size, accumulate) for rank in range(world_size)]
+    assert {len(list(sampler)) for sampler in samplers} == {len(sampler) for sampler in samplers}
+    assert len({len(sampler) for sampler in samplers}) == 1
+
+
+@PROPERTY
+@given(counts=COUNTS, batch_size=SIZES, world_size=SIZES, accumulate=SIZES)
+def test_no_batch_is_larger_than_asked_or_without_a_row(counts, batch_size, world_size, accumulate):
+    ranks = of_every_rank(counts, batch_size, world_size, accumulate)
+    assert all(1 <= len(batch) <= batch_size for batches in ranks for batch in batches)
+
+
+@PROPERTY
+@given(
+    counts=st.lists(st.integers(0, 9), min_size=1, max_size=60),
+    division=st.sampled_from([(12, 1, 1), (1, 12, 1), (1, 1, 12), (6, 2, 1), (3, 2, 2), (2, 3, 2), (4, 1, 3)]),
+)
+def test_a_step_sees_the_same_rows_whatever_the_division(counts, division):
+    batch_size, world_size, accumulate = division
+    order = StepSampler(counts, 12, seed=5).order()
+    ranks = of_every_rank(counts, batch_size, world_size, accumulate, seed=5)
+    assert [sorted(rows_that_count(step)) for step in steps(ranks, accumulate)] == [
+        sorted(order[i : i + 12]) for i in range(0, len(order), 12)
+    ]
+
+
+@PROPERTY
+@given(counts=COUNTS, batch_size=SIZES, world_size=SIZES, accumulate=SIZES)
+def test_every_batch_of_a_step_knows_the_labels_of_the_whole_step(counts, batch_size, world_size, accumulate):
+    ranks = of_every_rank(counts, batch_size, world_size, accumulate)
+    for step in steps(ranks, accumulate):
+        labelled = sum(counts[row] for row in rows_that_count(step))
+        assert {batch.loss_tokens for batch in step} == {max(1, labelled)}
+
+
+def test_one_step_after_the_other_is_dealt_out_over_processes_then_batches():
+    first, second = of_every_rank([1] * 10, 1, 2, 2, shuffle=False)
+    assert first == [[0], [2], [4], [6], [8]]
+    assert second == [[1], [3], [5], [7], [9]]
+
+
+def test_loss_tokens_are_summed_over_processes_and_accumulated_batches():
+    first, second = of_every_rank([1, 20, 300, 4000, 5, 60], 1, 2, 2, shuffle=False)
+    assert [batch.loss_tokens for batch in first] == [4321, 4321, 65]
+    assert [batch.loss_tokens for batch in second] == [4321, 4321, 65]
+
+
+def test_a_step_without_labels_never_divides_by_zero():
+    [[batch]] = of_every_rank([0, 0], 2, 1, 1)
+    assert batch.loss_tokens == 1
+
+
+def test_a_process_left_without_rows_gets_an_empty_batch_that_says_so():
+    first, second = of_every_rank([3, 1, 4, 1, 5], 2, 2, 1, shuffle=False)
+    assert [(list(batch), batch.empty, batch.loss_tokens) for batch in first] == [([0, 2], False, 9), ([4], False, 5)]
+    assert [(list(batch), batch.empty, batch.loss_tokens) for batch in second] == [([1, 3], False, 9), ([4], True, 5)]
+
+
+def test_no_rows_are_no_batches():
+    sampler = StepSampler([], 2)
+    assert len(sampler) == 0
+    assert list(sampler) == []
+
+
+def test_what_a_batch_knows_reaches_the_loader_processes():
+    [[_], [empty]] = of_every_rank([7], 1, 2, 1)
+    arrived = pickle.loads(pickle.dumps(empty))
+    assert (list(arrived), arrived.empty, arrived.loss_tokens) == ([0], True, 7)
+
+
+@pytest.fixture
+def orders():
+    """Orders of 50 rows by (seed, epoch)."""
+
+    def order(seed, epoch):
+        sampler = StepSampler([1] * 50, 4, seed=seed)
+        sampler.set_epoch(epoch)
+        return sampler.order()
+
+    return {(seed, epoch): order(seed, epoch) for seed in range(3) for epoch in range(3)}
+
+
+def test_every_seed_and_epoch_has_an_order_of_its_own(orders):
+    assert len({tuple(order) for order in orders.values()}) == 9
+    assert all(sorted(order) == list(range(50)) for order in orders.values())
+    assert list(range(50)) not in orders.values()
+
+
+def test_an_epochs_order_depends_on_nothing_that_went_before(orders):
+    sampler = StepSampler([1] * 50, 4, seed=1)
+    for epoch in (0, 2):
+        sampler.set_epoch(epoch)
+        assert [row for batch in sampler for row in batch] == orders[1, epoch]
+        assert [row for batch in sampler for row in batch] == orders[1, epoch]
+
+
+def test_without_shuffling_rows_keep_their_order_in_every_epoch():
+    sampler = StepSampler([1] * 5, 2, shuffle=False)
+    sampler.set_epoch(3)
+    assert list(sampler) == [[0, 1], [2, 3], [4]]
+
+
+# ---- rows to generate for
+
+
+@PROPERTY
+@given(lengths=st.lists(st.integers(1, 99), max_size=40), batch_size=SIZES, world_size=SIZES)
+def test_sorted_rows_come_exactly_once_over_all_processes(lengths, batch_size, world_size):
+    samplers = [LengthSortedSampler(lengths, batch_size, rank, world_size) for rank in range(world_size)]
+    assert sorted(row for sampler in samplers for batch in sampler for row in batch) == list(range(len(lengths)))
+    assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
+    assert all(len(batch) <= batch_size for sampler in samplers for batch in sampler)
+
+
+@PROPERTY
+@given(lengths=st.lists(st.integers(1, 99), max_size=40), batch_size=SIZES, world_size=SIZES)
+def test_each_process_meets_its_longest_rows_first(lengths, batch_size, world_size):
+    for rank in range(world_size):
+        met = [lengths[row] for batch in LengthSortedSampler(lengths, batch_size, rank, world_size) for row in batch]
+        assert met == sorted(met, reverse=True)
+
+
+def test_sorted_batches_go_round_the_processes_and_ties_keep_the_files_order():
+    lengths = [3, 9, 5, 9, 1]
+    assert list(LengthSortedSampler(lengths, 2, 0, 2)) == [[1, 3], [4]]
+    assert list(LengthSortedSampler(lengths, 2, 1, 2)) == [[2, 0]]

@@ -1,0 +1,306 @@
+"""The datasets themselves: the published files, one's own file, and generated word problems."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from types import SimpleNamespace
+
+import pytest
+
+from adapters_pl.answers import extract, protocol_named
+from adapters_pl.data import ARCChallenge, BoolQ, FreshWordProblems, InstructionJSON, UnseenWordProblems, WordProblems
+from adapters_pl.data import set_named as named
+from adapters_pl.errors import UserError
+from tests.conftest import DATA, shared
+
+STRICT = protocol_named("strict")
+STATEMENTS = ["the correct answer is {}", "We see that.\nThe answer is {}.", "Answer: {}"]
+
+
+@pytest.fixture
+def attach(tokenizer):
+    """Give a data module a stand-in for its trainer."""
+
+    def attach(data):
+        data.trainer = SimpleNamespace(
+            world_size=1,
+            global_rank=0,
+            accumulate_grad_batches=1,
+            lightning_module=SimpleNamespace(tokenizer=tokenizer, config=SimpleNamespace(max_position_embeddings=512)),
+            state=SimpleNamespace(fn="fit"),
+        )
+        return data
+
+    return attach
+
+
+# ---- the published files
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The examples of a published file, read once."""
+    read = {}
+
+    def published(name, split="test"):
+        if (name, split) not in read:
+            read[name, split] = named(name)(root=str(DATA)).examples(split)
+        return read[name, split]
+
+    return published
+
+
+@shared(DATA)
+@pytest.mark.parametrize(
+    ("name", "split", "count"),
+    [
+        ("gsm8k", "test", 1319),
+        ("SVAMP", "test", 1000),
+        ("AddSub", "test", 395),
+        ("boolq", "test", 3270),
+        ("boolq", "train", 9427),
+        ("ARC-Challenge", "test", 1172),
+        ("ARC-Challenge", "train", 1119),
+    ],
+)
+def test_every_row_of_a_published_file_is_an_example(published, name, split, count):
+    examples = published(name, split)
+    assert len(examples) == count
+    assert len({example.id for example in examples}) == count
+    assert {example.set for example in examples} == {name}
+    assert all(example.instruction and example.response and example.answer for example in examples)
+
+
+@shared(DATA)
+@pytest.mark.parametrize("name", ["gsm8k", "SVAMP", "AddSub", "boolq", "ARC-Challenge"])
+@pytest.mark.parametrize("statement", STATEMENTS)
+def test_a_plain_statement_of_the_gold_answer_is_read_and_right(published, name, statement):
+    kind, options = named(name).kind, named(name).options
+    wrong = []
+    for example in published(name):
+        read = STRICT.extract(statement.format(example.answer), kind, options)
+        if not STRICT.match(read, example.answer, kind):
+            wrong.append((example.id, example.answer, read))
+    assert wrong == []
+
+
+@shared(DATA)
+@pytest.mark.parametrize("name", ["gsm8k", "SVAMP", "AddSub"])
+def test_a_gold_number_is_read_as_exactly_that_number(published, name):
+    golds = {example.answer for example in published(name)}
+    assert {gold: float(extract(f"The answer is {gold}.", name)) for gold in golds} == {
+        gold: float(gold.replace(",", "")) for gold in golds
+    }
+
+
+@shared(DATA)
+@pytest.mark.parametrize(("name", "options"), [("boolq", BoolQ.options), ("ARC-Challenge", ARCChallenge.options)])
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_gold_option_is_one_of_the_set_and_of_its_own_question(published, name, options, split):
+    for example in published(name, split):
+        offered = example.instruction.rsplit("Answer format: ", 1)[1].split("/")
+        assert example.options == options
+        assert example.answer in offered
+        assert set(offered) <= set(options)
+
+
+@shared(DATA)
+@pytest.mark.parametrize("name", ["boolq", "ARC-Challenge"])
+def test_what_a_choice_set_teaches_states_its_gold_answer(published, name):
+    examples = published(name, "train")
+    assert [extract(example.response, name) for example in examples] == [example.answer for example in examples]
+
+
+# ---- a file of one's own
+
+
+@pytest.fixture
+def file(tmp_path):
+    def file(rows, name="mine.json"):
+        path = tmp_path / name
+        if name.endswith(".jsonl"):
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        else:
+            path.write_text(json.dumps(rows))
+        return str(path)
+
+    return file
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "options"),
+    [
+        (["1", "-2.5", "1,000", "7.0"], "number", ()),
+        ([1, 2, 2.5], "number", ()),
+        (["b", "a", "b"], "choice", ("a", "b")),
+        (["yes", "no", "1", "yes"], "choice", ("1", "no", "yes")),
+        (["a", "b", "c"], "text", ()),
+        ([f"option {n % 11}" for n in range(30)], "text", ()),
+        ([f"{n % 10} apples" for n in range(30)], "choice", tuple(f"{n} apples" for n in range(10))),
+        ([None, "1", None, "2"], "number", ()),
+        ([None, None], "text", ()),
+    ],
+)
+@pytest.mark.parametrize("name", ["mine.json", "mine.jsonl"])
+def test_the_kind_is_seen_from_the_answers(file, answers, kind, options, name):
+    data = InstructionJSON(test_path=file([{"instruction": "Say.", "answer": answer} for answer in answers], name))
+    examples = data.examples("test")
+    assert (data.kind, data.options) == (kind, options)
+    assert [example.answer for example in examples] == [None if a is None else str(a) for a in answers]
+    assert {example.options for example in examples} == {options}
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("number", ()), ("text", ()), ("choice", ("1", "2"))], ids=["number", "text", "choice"]
+)
+def test_the_kind_can_be_said(file, kind, options):
+    rows = [{"instruction": "Say.", "answer": answer} for answer in ("2", "1", "2")]
+    data = InstructionJSON(test_path=file(rows), answer_kind=kind)
+    data.examples("test")
+    assert (data.kind, data.options) == (kind, options)
+
+
+def test_a_set_is_called_after_its_test_file(file):
+    rows = [{"instruction": "Say.", "answer": "1"}]
+    both = InstructionJSON(path=file(rows, "learn.json"), test_path=file(rows, "exam.jsonl"))
+    assert both.test_sets == ["exam"]
+    assert InstructionJSON(path=file(rows, "learn.json")).test_sets == ["learn"]
+    assert [example.id for example in both.examples("test")] == ["exam-0"]
+
+
+def test_held_out_rows_are_the_test_rows_and_no_training_rows(rows_file, attach):
+    data = attach(InstructionJSON(path=str(rows_file)))
+    data.setup("fit")
+    questions = [example.instruction for example in data.examples("train")]
+    tested = [example.instruction for example in data.examples("test")]
+    assert tested == [questions[row.row] for row in data.validation.rows]
+    assert sorted(tested + [questions[row.row] for row in data.training.rows]) == sorted(questions)
+    assert len(tested) == 4
+
+
+def test_held_out_rows_keep_the_ids_they_have_in_their_file(rows_file):
+    data = InstructionJSON(path=str(rows_file))
+    ids = {example.instruction: example.id for example in data.examples("train")}
+    tested = data.examples("test")
+    assert [example.id for example in tested] == [ids[example.instruction] for example in tested]
+
+
+def test_a_test_file_is_what_is_tested(file, rows_file):
+    data = InstructionJSON(path=str(rows_file), test_path=file([{"instruction": "Say.", "answer": "a"}]))
+    assert [example.instruction for example in data.examples("test")] == ["Say."]
+    assert len(data.examples("train")) == 40
+
+
+def test_without_held_out_rows_there_is_nothing_to_test_on(rows_file):
+    with pytest.raises(UserError, match=r"Nothing to test on: .*--data\.test_path.*--data\.val_size"):
+        InstructionJSON(path=str(rows_file), val_size=0).examples("test")
+
+
+def test_without_any_file_there_is_nothing_to_read():
+    with pytest.raises(UserError, match=r"--data\.path FILE, or --data\.test_path FILE"):
+        InstructionJSON()
+
+
+def test_a_test_file_alone_cannot_be_trained_on(rows_file):
+    with pytest.raises(UserError, match=r"no training file: pass --data\.path"):
+        InstructionJSON(test_path=str(rows_file)).examples("train")
+
+
+@pytest.mark.parametrize(("option", "split"), [("path", "train"), ("path", "test"), ("test_path", "test")])
+def test_a_missing_file_is_named(tmp_path, option, split):
+    with pytest.raises(UserError, match=r"absent\.json: no such file"):
+        InstructionJSON(**{option: str(tmp_path / "absent.json")}).examples(split)
+
+
+def test_a_row_teaches_its_output_else_its_answer(file):
+    rows = [{"instruction": "Say.", "output": "It is 1.", "answer": "1"}, {"instruction": "Say.", "answer": "2"}]
+    assert [e.response for e in InstructionJSON(path=file(rows)).examples("train")] == ["It is 1.", "2"]
+
+
+@pytest.mark.parametrize("ids", [["a", "b"], [3, 4], [3, "b"], [None, "b"]])
+def test_ids_of_ones_own_are_kept_whatever_they_are(file, ids):
+    rows = [{"instruction": "Say.", "answer": "1", "id": identifier} for identifier in ids]
+    expected = [f"mine-{n}" if identifier is None else str(identifier) for n, identifier in enumerate(ids)]
+    assert [example.id for example in InstructionJSON(test_path=file(rows)).examples("test")] == expected
+
+
+def test_other_fields_of_ones_own_may_be_anything(file):
+    rows = [{"instruction": "Say.", "answer": "1", "tags": 1}, {"instruction": "Say.", "answer": "1", "tags": ["a"]}]
+    assert len(InstructionJSON(test_path=file(rows)).examples("test")) == 2
+
+
+# ---- generated word problems
+
+
+@pytest.fixture(scope="module")
+def problems():
+    return WordProblems(train_rows=600, test_rows=60)
+
+
+def operands(rows):
+    """What each row asks for: whether it multiplies, and its operands in either order."""
+    return {(row["operation"] == "mul", *sorted(row["operands"])) for row in rows}
+
+
+def test_as_many_problems_are_made_as_asked_for(problems):
+    assert (len(problems.rows("train")), len(problems.rows("test"))) == (600, 60)
+    ids = [example.id for split in ("train", "test") for example in problems.examples(split)]
+    assert len(set(ids)) == 660
+
+
+@pytest.mark.parametrize("tested", [WordProblems, FreshWordProblems, UnseenWordProblems])
+@pytest.mark.parametrize("problem_seed", [0, 5])
+def test_no_tested_operands_are_trained_on(problems, tested, problem_seed):
+    asked = operands(tested(test_rows=200, problem_seed=problem_seed).rows("test"))
+    assert len(asked) > 50
+    assert not asked & operands(problems.rows("train"))
+
+
+def test_each_test_set_asks_for_something_of_its_own():
+    asked = [
+        {row["instruction"] for row in tested(test_rows=50).rows("test")}
+        for tested in (WordProblems, FreshWordProblems, UnseenWordProblems)
+    ]
+    assert len(asked[0] | asked[1] | asked[2]) > 145
+
+
+def test_unseen_problems_have_no_multiplication():
+    assert {row["operation"] for row in UnseenWordProblems(test_rows=50).rows("test")} == {"add", "sub"}
+
+
+def test_the_same_arguments_make_the_same_problems(problems):
+    again = WordProblems(train_rows=600, test_rows=60)
+    for split in ("train", "test"):
+        assert problems.rows(split).to_list() == again.rows(split).to_list()
+        other = WordProblems(train_rows=600, test_rows=60, problem_seed=3)
+        assert problems.rows(split)["instruction"] != other.rows(split)["instruction"]
+
+
+def test_every_problem_states_the_right_answer(problems):
+    compute = {"add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b}
+    for row in problems.rows("train"):
+        assert row["answer"] == str(compute[row["operation"]](*row["operands"]))
+        assert extract(row["output"], "word_problems") == row["answer"]
+        assert all(str(operand) in row["instruction"] for operand in row["operands"])
+
+
+def test_shuffled_answers_are_the_same_answers_to_other_problems(problems):
+    rows = problems.rows("train").to_list()
+    shuffled = WordProblems(train_rows=600, test_rows=60, shuffle_answers=True)
+    mixed = shuffled.rows("train").to_list()
+    assert [row["instruction"] for row in mixed] == [row["instruction"] for row in rows]
+    answers, others = ([(row["output"], row["answer"]) for row in each] for each in (rows, mixed))
+    assert Counter(others) == Counter(answers)
+    assert sum(mine == other for mine, other in zip(answers, others, strict=True)) < 60
+    # Output and answer stay together, and the test stays honest.
+    assert all(extract(output, "word_problems") == answer for output, answer in others)
+    assert shuffled.rows("test").to_list() == problems.rows("test").to_list()
+
+
+def test_word_problems_are_judged_on_three_sets_of_the_size_asked_for(attach):
+    data = attach(WordProblems(test_rows=5))
+    data.setup("test")
+    assert data.eval_sets == ["word_problems", "word_problems-fresh", "word_problems-unseen"]
+    sizes = [sum(len(batch["row_ids"]) for batch in loader) for loader in data.test_dataloader()]
+    assert sizes == [5, 5, 5]
