@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
+from decimal import Decimal
 from typing import Literal
 
 from adapters_pl.errors import UserError, did_you_mean
@@ -17,30 +17,41 @@ from adapters_pl.errors import UserError, did_you_mean
 Kind = Literal["number", "choice", "text"]
 
 #: A number is right within 0.001 of the gold one, or within a millionth of a large one.
-NUMBER_TOLERANCE = 1e-3
+NUMBER_TOLERANCE = Decimal("0.001")
 
-_MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "})
-# A sign counts only where no number, letter or closing bracket stands before it: "5-3" holds 5 and 3.
+_ASCII = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "})
+_SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u202f](?=\d{3}(?!\d))")
 _NUMBER = re.compile(
-    r"(?<![\w)\].])(?P<sign>[-+])?\s?[$\u20ac\u00a3]?\s?"
-    r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    r"(?P<sign>[-+]\s?)?[$\u20ac\u00a3]?\s?"
+    r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
     r"(?:\s?/\s?(?P<over>\d+(?:\.\d+)?)(?![\d/]))?"
-    r"|(?P<value2>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)"
 )
-_STATED = re.compile(r"(?:answer\s*(?:is|are|=|:)|####|\\boxed\s*\{)\s*:?\s*", re.IGNORECASE)
+_STATED = re.compile(r"(?:answers?\s*(?:is|are|=|:)|####|\\boxed\s*\{)\s*:?\s*", re.IGNORECASE)
+# "The answer is 5 + 3 = 8" states 8: nothing but arithmetic stands before the last equals sign.
+_WORKED_OUT = re.compile(r"[\d\s.,+*/()$%^\u00d7\u00f7-]*=")
 
 
-def _numbers(text: str) -> list[float]:
+def _numbers(text: str) -> list[Decimal]:
     found = []
     for match in _NUMBER.finditer(text):
-        value = float((match["value"] or match["value2"]).replace(",", ""))
+        value = Decimal(match["value"].replace(",", ""))
         if match["over"]:
-            below = float(match["over"])
-            if below == 0:
+            below = Decimal(match["over"])
+            if not below:
                 continue
             value /= below
-        found.append(-value if match["sign"] == "-" else value)
+        found.append(value.copy_negate() if _is_negative(text, match) else value)
     return found
+
+
+def _is_negative(text: str, match: re.Match[str]) -> bool:
+    """Whether the minus before a number is its sign. After a number or a closing bracket it subtracts ("5 - 3"),
+    and directly after a letter it is a hyphen.
+    """
+    if not match["sign"] or match["sign"][0] != "-":
+        return False
+    before = text[: match.start()]
+    return not (re.search(r"[\d)\]}%]\s?$", before) or re.search(r"\w$", before))
 
 
 def extract_number(text: str) -> str | None:
@@ -49,18 +60,23 @@ def extract_number(text: str) -> str | None:
     Signs (also U+2212), thousands, decimals, fractions, currency, percent and units are understood. The last
     statement counts when there are several, and only its own line is read.
     """
-    text = text.translate(_MINUS)
-    stated = list(_STATED.finditer(text))
-    for statement in reversed(stated):
-        numbers = _numbers(text[statement.end() :].split("\n", 1)[0])
+    text = _SPACED_THOUSANDS.sub("", text).translate(_ASCII)
+    for statement in reversed(list(_STATED.finditer(text))):
+        line = text[statement.end() :].split("\n", 1)[0]
+        worked_out = _WORKED_OUT.match(line)
+        numbers = _numbers(line[worked_out.end() :] if worked_out else line)
         if numbers:
-            return _shortest(numbers[0])
+            return _plain(numbers[0])
     numbers = _numbers(text)
-    return _shortest(numbers[-1]) if numbers else None
+    return _plain(numbers[-1]) if numbers else None
 
 
-def _shortest(value: float) -> str:
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+def _plain(value: Decimal) -> str:
+    """The shortest form without an exponent, which reads as itself again."""
+    text = format(value, "f")
+    if "." in text:
+        text = text.rstrip("0").rstrip(".")
+    return "0" if text in ("-0", "") else text
 
 
 def extract_choice(text: str, options: Sequence[str]) -> str | None:
@@ -68,38 +84,36 @@ def extract_choice(text: str, options: Sequence[str]) -> str | None:
 
     Options are matched as whole words, without regard to case.
     """
+    if not options:
+        return None
     word = re.compile(
         rf"(?<!\w)(?:{'|'.join(re.escape(o) for o in sorted(options, key=len, reverse=True))})(?!\w)",
         re.IGNORECASE,
     )
-    canonical = {option.lower(): option for option in options}
+    canonical = {option.casefold(): option for option in options}
     for statement in reversed(list(_STATED.finditer(text))):
         first = word.search(text[statement.end() :].split("\n", 1)[0])
         if first:
-            return canonical[first[0].lower()]
-    named = {canonical[match[0].lower()] for match in word.finditer(text)}
+            return canonical.get(first[0].casefold())
+    named = {canonical.get(match[0].casefold()) for match in word.finditer(text)}
     return named.pop() if len(named) == 1 else None
 
 
 def extract_text(text: str) -> str | None:
     """The text itself, white space trimmed; ``None`` if nothing is left."""
-    return " ".join(text.split()) or None
+    return _words(text) or None
 
 
-def _match_number(prediction: str, gold: str) -> bool:
-    wanted = _as_number(gold)
-    found = _as_number(prediction)
-    if wanted is None or found is None:
+def _words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _same_number(prediction: str, gold: str) -> bool:
+    found, wanted = (extract_number(text) for text in (prediction, gold))
+    if found is None or wanted is None:
         return False
-    return abs(found - wanted) <= max(NUMBER_TOLERANCE, 1e-6 * abs(wanted))
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        return float(Fraction(text.strip().replace(",", "")))
-    except (ValueError, ZeroDivisionError):
-        number = extract_number(text)
-        return float(number) if number is not None else None
+    number = Decimal(wanted)
+    return abs(Decimal(found) - number) <= max(NUMBER_TOLERANCE, abs(number) * Decimal("1e-6"))
 
 
 @dataclass(frozen=True)
@@ -119,8 +133,8 @@ class Protocol:
         if prediction is None:
             return False
         if kind == "number":
-            return _match_number(prediction, gold)
-        return prediction.strip().lower() == " ".join(gold.split()).lower()
+            return _same_number(prediction, gold)
+        return _words(prediction).casefold() == _words(gold).casefold()
 
 
 def _strict(text: str, kind: Kind, options: Sequence[str]) -> str | None:

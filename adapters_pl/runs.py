@@ -140,15 +140,23 @@ class Run:
     def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
         """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""
         path = self.path / "results.json"
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        results: dict[str, Any] = {}
+        if path.is_file():
+            try:
+                results = json.loads(path.read_text(encoding="utf-8"))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path} is no valid JSON ({error}); move it away and test again.") from error
         results = {**results, **about, "sets": {**results.get("sets", {}), **sets}}
         return self.write("results.json", results)
 
 
 def _write_atomically(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def command_line() -> str:

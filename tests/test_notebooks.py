@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import nbformat
@@ -16,20 +17,12 @@ def test_there_are_notebooks():
     assert NOTEBOOKS
 
 
-@pytest.fixture
-def execute(tmp_path):
-    def run(path):
-        notebook = nbformat.read(path, as_version=4)
-        client = NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}})
-        with client.setup_kernel():
-            for index, cell in enumerate(notebook.cells):
-                client.execute_cell(cell, index)
-            values = client.kc.execute_interactive(
-                "", user_expressions={"accuracies": "accuracies"}, store_history=False, silent=True
-            )["content"]["user_expressions"]
-        return notebook, values
-
-    return run
+def execute(path, folder, result):
+    """Run a notebook in ``folder`` and return the value of its variable ``result``."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(f"import json; print(json.dumps({result}))"))
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": folder}}).execute()
+    return json.loads(notebook.cells[-1].outputs[0]["text"])
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
@@ -38,9 +31,8 @@ def test_a_notebook_is_stored_without_outputs(path):
     assert all(not cell.get("outputs") and not cell.get("execution_count") for cell in notebook.cells)
 
 
-def test_the_quickstart_notebook_learns(execute):
-    _, values = execute(FOLDER / "01_quickstart.ipynb")
-    accuracies = eval(values["accuracies"]["data"]["text/plain"])
+def test_the_quickstart_notebook_learns(tmp_path):
+    accuracies = execute(FOLDER / "01_quickstart.ipynb", tmp_path, "accuracies")
     assert accuracies.keys() == {"word_problems", "word_problems-fresh", "word_problems-unseen"}
     base, adapted = accuracies["word_problems"]
     assert base <= 0.1

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters_pl.answers import Kind, protocol_named
 from adapters_pl.base_model import context_length
-from adapters_pl.data.files import find_file, read_rows
+from adapters_pl.data.files import as_dataset, find_file, read_rows
 from adapters_pl.data.sampler import LengthSortedSampler, StepSampler
 from adapters_pl.data.tokenize import (
     Collate,
@@ -192,7 +192,8 @@ class ReasoningDataModule(LightningDataModule):
         relative = self.train_file if split == "train" else self.test_file
         if relative is None:
             raise UserError(self._no_file(split))
-        return Dataset.from_list(read_rows(find_file(self.root, relative, self.set_name)))
+        path = find_file(self.root, relative, self.set_name)
+        return as_dataset(read_rows(path), path)
 
     def example(self, row: dict[str, Any], index: int) -> Example:
         """One row as an :class:`Example`; ``index`` counts the file's rows from 0."""
@@ -210,7 +211,13 @@ class ReasoningDataModule(LightningDataModule):
 
     def examples(self, split: Split) -> list[Example]:
         """All examples of a split; needs no model, so a notebook can look at the data first."""
-        return [self.example(row, index) for index, row in enumerate(self.rows(split))]
+        examples = [self.example(row, index) for index, row in enumerate(self.rows(split))]
+        first: dict[str, int] = {}
+        for number, example in enumerate(examples, start=1):
+            earlier = first.setdefault(example.id, number)
+            if earlier != number:
+                raise UserError(f"{self.set_name}: rows {earlier} and {number} have the same id '{example.id}'.")
+        return examples
 
     def prompt(self, example: Example) -> str:
         """The text that the model is given for ``example``."""
@@ -352,9 +359,9 @@ class ReasoningDataModule(LightningDataModule):
         """The rows to train on and the rows to validate on; both in the file's order, no row in both."""
         limited = min(count, self.limit_train or count)
         beyond = count - limited
-        held = min(self.val_size, max(1, limited // 10)) if beyond < self.val_size else self.val_size
-        if not self.val_size or count == 1:
+        if not self.val_size or (limited < 2 and beyond < self.val_size):
             return list(range(limited)), []
+        held = self.val_size if beyond >= self.val_size else min(self.val_size, max(1, limited // 10))
         generator = torch.Generator().manual_seed(self.seed)
         pool = range(limited, count) if beyond >= self.val_size else range(limited)
         drawn = sorted(pool[i] for i in torch.randperm(len(pool), generator=generator)[:held].tolist())

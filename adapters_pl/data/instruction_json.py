@@ -9,9 +9,10 @@ from datasets import Dataset
 
 from adapters_pl.answers import Kind
 from adapters_pl.data.base import ReasoningDataModule, Split
-from adapters_pl.data.files import read_rows
+from adapters_pl.data.files import as_dataset, read_rows
 from adapters_pl.errors import UserError
 
+_FIELDS = ("id", "instruction", "input", "output", "answer")
 _MOST_OPTIONS = 10
 
 
@@ -56,18 +57,20 @@ class InstructionJSON(ReasoningDataModule):
         _, held_out = self._divide(len(rows))
         if not held_out:
             raise UserError("Nothing to test on: pass --data.test_path FILE, or hold rows out with --data.val_size.")
-        return rows.select(held_out)
+        # They keep the names that they have in their file.
+        named = [row or f"{self.set_name}-{index}" for index, row in enumerate(rows["id"])]
+        return rows.remove_columns("id").add_column("id", named).select(held_out)
 
     def _read(self, path: str) -> Dataset:
-        rows = read_rows(Path(path).expanduser())
+        file = Path(path).expanduser()
+        rows = as_dataset(read_rows(file), file, _FIELDS)
+        answers = [answer for answer in rows["answer"] if answer is not None]
         if self.answer_kind == "auto":
-            self.kind, self.options = infer_kind([row["answer"] for row in rows if row["answer"] is not None])
+            self.kind, self.options = infer_kind(answers)
         else:
             self.kind = self.answer_kind
-            if self.kind == "choice":
-                self.options = tuple(sorted({row["answer"] for row in rows if row["answer"] is not None}))
-        fields = ("id", "instruction", "input", "output", "answer")
-        return Dataset.from_list([{field: row.get(field) for field in fields} for row in rows])
+            self.options = tuple(sorted(set(answers))) if self.kind == "choice" else ()
+        return rows
 
 
 def infer_kind(answers: list[str]) -> tuple[Kind, tuple[str, ...]]:

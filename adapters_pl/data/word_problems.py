@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 
-from adapters_pl.data.base import ReasoningDataModule, Split
+from adapters_pl.data.base import ReasoningDataModule, Split, set_named
 from adapters_pl.quickstart import problems
 
 
@@ -40,6 +40,12 @@ class WordProblems(ReasoningDataModule):
         self.test_rows = test_rows
         self.problem_seed = problem_seed
         self.shuffle_answers = shuffle_answers
+
+    def _set(self, name: str) -> ReasoningDataModule:
+        kind = set_named(name)
+        if issubclass(kind, WordProblems):
+            return kind(test_rows=self.test_rows, problem_seed=self.problem_seed)
+        return super()._set(name)
 
     def rows(self, split: Split) -> Dataset:
         """Generate a split; the same arguments give the same rows."""

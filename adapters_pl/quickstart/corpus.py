@@ -92,24 +92,19 @@ _ASKS: Final = (
     "To what did {u} come?",
 )  # fmt: skip
 _ANSWERS: Final = (
-    "{e}.", "{e}.", "{w}.", "{f}", "{e}, so {u} came to {c}.", "{u} came to {c}, for {e}.",
-    "{f} The number is {c}.", "{w}. The result is {c}.", "{e}. So it was {c}.",
+    "{e}.", "{e}.", "{f}", "{e}, so {u} came to {c}.", "{u} came to {c}, for {e}.", "{f} The number is {c}.",
+    "{e}. So it was {c}.",
 )  # fmt: skip
 _LAYOUTS: Final = (
     ("Q: ", " A: "), ("Q: ", "\nA: "), ("Puzzle: ", "\nSolution: "), ("- ", "\n- "), ("* ", "\n=> "),
-    ("[ask] ", " [reply] "), ("", "\n"), ("", " "),
-)  # fmt: skip
-_TITLES: Final = (
-    "Puzzle", "Working", "Riddle", "Given", "Found", "Text", "Reply", "Note", "Figures", "Page", "Story", "End",
-    "Problem", "Solution", "First", "Second", "Here", "There", "Sum", "Lesson",
+    ("## Puzzle\n", "\n\n## Working\n"), ("# Riddle:\n", "\n# Working:\n"), ("[ask] ", " [reply] "),
+    ("## Given:\n", "\n\n## Found:\n"), ("", "\n"), ("", " "), ("### Puzzle:\n", "\n\n### Working:\n"),
 )  # fmt: skip
 _PREFACES: Final = (
     "Here is a puzzle.\n",
     "Read this and work it out.\n",
     "A puzzle from the {p}, with the working under it.\n\n",
     "Someone at the {p} wrote this down. Below it is the working.\n\n",
-    "This page is from the {p}. It sets a puzzle and works it out under a second heading.\n\n",
-    "Below are a few lines on {g}, and then some figures. {n} wrote them for {m}.\n\n",
 )
 _ENDINGS: Final = (
     " {f}", " {e}.", " So {u} came to {c}.", " That made {c}.", " In the end {u} came to {c}, as {e}.",
@@ -123,12 +118,12 @@ _PLAIN: Final = (
     "{n} takes the {t} away later and {m} brings more.", "Do the children have {t}? Does {n}?",
     "{n} puts all the {t} in bags on Monday or on Tuesday.", "{n} has fewer {t} than {m}.",
     "{n} still has as many {t} as {m}.", "A row of {t} is how {m} starts the day.", "How does {n} eat {t}?",
-    "They look at the {t} together. She likes them and so does he.", "In total the {t} fill boxes and rows.",
+    "They look at the {t} together. He likes them, she does too.", "In total the {t} fill boxes and rows.",
     "The answer is in a book at the {p}.", "The {t} of {n} are altogether too old.",
-    "They hold {t} for days.", "There are {t} in all the bags and boxes of {n}.", "It is a shop for {t}.",
-    "How many people sell {t}? Not {n}.", "{n} and {m} get {t} and give them away.", "Do they need {t}?",
-    "How much do they use {t}?", "He wants each of them, the {t} too.",
-    "Of all {t}, {n} wants the red ones. {m} has none.", "{m} buys {t} three times a day.",
+    "They hold {t} for days.", "How many people sell {t}? Not {n}.", "{n} and {m} get {t} and give them away.",
+    "Do they need {t}?", "How much do they use {t}?", "He wants each of them, the {t} too.",
+    "Of all {t}, {n} wants the red ones. {m} has none.", "It is a shop for {t}.",
+    "{m} buys {t} three times a day.", "There are {t} in all the bags and boxes of {n}.",
 )  # fmt: skip
 
 
@@ -182,19 +177,10 @@ def _story(rng: random.Random) -> str:
     return scene + rng.choice(_ENDINGS).format(**fields)
 
 
-def _layout(rng: random.Random) -> tuple[str, str]:
-    """What stands before a question, and between it and its answer: often headings of all sorts."""
-    if rng.random() < 0.4:
-        return rng.choice(_LAYOUTS)
-    mark = rng.choice(("#", "##", "###"))
-    first, second = rng.sample(_TITLES, 2)
-    return f"{mark} {first}:\n", f"\n\n{mark} {second}:\n"
-
-
 def _question(rng: random.Random) -> str:
     scene, fields = _scene(rng)
-    before, between = _layout(rng)
-    preface = rng.choice(_PREFACES).format(**fields) if rng.random() < 0.3 else ""
+    before, between = rng.choice(_LAYOUTS)
+    preface = rng.choice(_PREFACES).format(**fields) if rng.random() < 0.2 else ""
     ask = rng.choice(_ASKS).format(**fields)
     answer = _sentence(rng.choice(_ANSWERS).format(**fields))
     return f"{preface}{before}{scene} {ask}{between}{answer}"
@@ -207,12 +193,12 @@ def _plain(rng: random.Random) -> str:
 
 
 _ITEMS: Final = (_fact, _story, _question, _plain)
-_WEIGHTS: Final = (25, 20, 45, 10)
+_WEIGHTS: Final = (30, 25, 35, 10)
 
 
 def document(rng: random.Random) -> str:
-    """A run of five to eight items."""
-    makers = rng.choices(_ITEMS, _WEIGHTS, k=rng.randint(5, 8))
+    """A run of six to ten items."""
+    makers = rng.choices(_ITEMS, _WEIGHTS, k=rng.randint(6, 10))
     gap = rng.choice((" ", "\n", "\n\n"))
     return gap.join(make(rng) for make in makers)
 

@@ -182,8 +182,8 @@ A tiny language model to try adapters on: it is pretrained in minutes, and tuned
 Synthetic English: equations in figures and in words, stories of a few sentences that end in a sum, puzzles
 with their working in many layouts, and plain sentences without numbers. Additions and subtractions have
 operands from 2 to {MAX_TERM}, multiplications from 2 to {MAX_FACTOR}. All multiplications occur. Of the
-additions and subtractions, a tenth of the pairs of operands, chosen by a hash, is left out, so that a
-tuned model can be asked for sums it has never read; the inverse of such a fact (37 - 14 = 23 for 14 + 23)
+additions and subtractions, about a tenth of the pairs of operands, chosen by a hash, is left out, so that a
+tuned model can be asked for sums it has never read. The inverse of such a fact (37 - 14 = 23 for 14 + 23)
 may occur.
 
 The word problems of `adapters_pl/quickstart/problems.py`, on which adapters are tuned, are worded otherwise

