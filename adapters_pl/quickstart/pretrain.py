@@ -22,7 +22,7 @@ from adapters_pl.quickstart.corpus import documents
 from adapters_pl.quickstart.problems import MAX_FACTOR, MAX_TERM, generate
 
 VOCABULARY = 896
-CONTEXT = 512
+CONTEXT = 1024
 BLOCK = 256
 BATCH = 16
 TOKENS = 8_000_000
