@@ -51,7 +51,7 @@ def test_an_unknown_recipe_offers_the_nearest_and_debug_shows_the_traceback(caps
     from adapters_pl import UserError
 
     assert main(["fit", "--config", "quickstrat.yaml"]) == 1
-    assert "did you mean 'quickstart.yaml'?" in capsys.readouterr().err
+    assert "did you mean 'quickstart.yaml'" in capsys.readouterr().err
     with pytest.raises(UserError):
         main(["fit", "--config", "quickstrat.yaml", "--debug"])
 
