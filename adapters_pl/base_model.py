@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, first_line
 from adapters_pl.placement import SLOT, linear_sizes
 from adapters_pl.quickstart import BASE as QUICKSTART_BASE
 
@@ -50,7 +50,7 @@ def locate(base: str) -> str:
 
 
 def _unreachable(base: str, what: str, error: Exception) -> UserError:
-    reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+    reason = first_line(error)
     return UserError(
         f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
         if not Path(locate(base)).is_dir()

@@ -64,6 +64,7 @@ class RunRecorder(Callback):
             for adapter in portable:
                 folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")
                 print(f"adapter: {save_adapter(pl_module.model, adapter, folder, pl_module.base)}")
+            print(f"run: {self.run.path}  (test it with: adapters-pl test)")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what ``validate`` found."""

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.base_model import fingerprint, same_base
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, first_line
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -106,8 +106,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return stored["adapters_pl"], stored["state_dict"]
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {lines[0][:200]}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {first_line(error)}") from error
 
 
 def build_adapter(described: dict[str, Any]) -> Adapter:

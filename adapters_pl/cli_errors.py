@@ -47,6 +47,9 @@ def explain(error: ArgumentError, command: str) -> UserError:
         return _unknown_key(found[1], command)
     if found := re.search(r"does not accept option '([\w.]+)'", text):
         return _unknown_key(found[1], command)
+    if re.search(r"required: \w+\.data\b", text):
+        known = sorted(cls.__name__ for cls in _subclasses(ReasoningDataModule))
+        return UserError(f"no dataset: pass --data with one of {', '.join(known)}, or a class of your own.")
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
     if found := _EXPECTED.search(text):
         return UserError(f"{'.'.join(keys[:2])}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
@@ -56,7 +59,7 @@ def explain(error: ArgumentError, command: str) -> UserError:
         return UserError(f"{keys[0]}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
     lines = [line.strip(" -") for line in text.splitlines() if line.strip() and "Parser key" not in line]
     where = f"{'.'.join(keys[:2])}: " if keys else ""
-    return UserError(f"{where}{lines[0][:300] if lines else text[:300]} See adapters-pl {command} --help.")
+    return UserError(f"{where}{lines[0][:300] if lines else text[:300]}. See adapters-pl {command} --help.")
 
 
 def _readable(expected: str) -> str:

@@ -26,3 +26,9 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
     if near:
         return f"did you mean {' or '.join(repr(folded[n]) for n in near)}?"
     return f"known: {', '.join(known)}" if known else "none is known"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what ``error`` says, or its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,33 @@ from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
 from adapters_pl.base_model import meta_model
 from adapters_pl.callbacks import FinishStepOnInterrupt, Progress, RunRecorder, checkpoint_callbacks
-from adapters_pl.checkpoint import read_checkpoint
 from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
+from adapters_pl.configuration import (
+    CONFIG,
+    find_checkpoint,
+    inherited_config,
+    load_config_file,
+    peek,
+    recipe_name,
+    without,
+)
 from adapters_pl.data import ReasoningDataModule
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, first_line
 from adapters_pl.module import CausalLMModule
 from adapters_pl.runs import DEFAULT_ROOT, Run
 
-#: Sections of a training run's configuration that a later command takes over. Where and how it is executed
-#: (``trainer``) is the later command's own affair, unless training itself goes on.
-_INHERITED = ("seed_everything", "model", "adapter", "data")
-_RESUMED = (*_INHERITED, "trainer", "optimizer", "lr_scheduler")
-_CONFIG = ("--config", "-c")
 _PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
+
+_NOISE = (
+    ".*does not have many workers",
+    ".*LeafSpec",
+    ".*callbacks used to create the checkpoint",
+    ".*smaller than the logging interval",
+    ".*Total length of `list`",
+    ".*custom batch sampler",
+    ".*exists and is not empty",
+    ".*Experiment logs directory",
+)
 
 
 class AdapterParser(LightningArgumentParser):
@@ -216,95 +230,6 @@ def _yaml(config: dict[str, Any]) -> str:
     return yaml.safe_dump(config, sort_keys=False)
 
 
-# ---- what a command starts from
-
-
-def peek(arguments: Sequence[str], key: str) -> Any:
-    """The value of dotted ``key`` on the command line, else in the configurations it names, else ``None``."""
-    if given := values_of(arguments, f"--{key}"):
-        return given[-1]
-    value = None
-    for file in values_of(arguments, *_CONFIG):
-        node: Any = load_config_file(Path(file))
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        value = node if node is not None else value
-    return value
-
-
-def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
-    """The checkpoint that ``command`` starts from.
-
-    ``--ckpt_path`` names a file, a run's directory, or ``last`` or ``best`` of the newest run. Without it,
-    training starts afresh, and the other commands take ``last.ckpt`` of the newest run, unless a base or an
-    adapter is named: then they take those as they are.
-
-    Raises:
-        UserError: what is named does not exist, or there is no run to take.
-    """
-    named = peek(arguments, "ckpt_path")
-    root = Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)
-    if named in ("null", "None"):
-        return None
-    if named is None:
-        own = any(re.match(r"--(model|model\.base|adapter)(=|$)", argument) for argument in arguments)
-        if command == "fit" or own or peek(arguments, "model.base") or peek(arguments, "model.init_args.base"):
-            return None
-        named = "last"
-    if named in ("last", "best"):
-        return Run.latest(root).checkpoint(named)
-    path = Path(named).expanduser()
-    if path.is_dir():
-        return Run(path).checkpoint("last")
-    if not path.is_file():
-        raise UserError(f"--ckpt_path {named}: no such checkpoint.")
-    return path
-
-
-def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
-    """The configuration that ``checkpoint`` was trained with, as far as ``command`` takes it over.
-
-    Raises:
-        UserError: the file is no checkpoint of ours.
-    """
-    ours, _ = read_checkpoint(checkpoint)
-    if config := ours.get("config"):
-        sections = _RESUMED if command == "fit" else _INHERITED
-        return {key: config[key] for key in sections if config.get(key) is not None}
-    base = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
-    return {"model": base, "adapter": ours["adapters"]}
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
-
-
-def load_config_file(path: Path) -> Any:
-    """The contents of a YAML file, in which a key that stands twice is an error and not the last one's win."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or _first_line(error)
-        raise UserError(f"config {path}:{where} {problem}.") from error
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key.value}' stands twice", key.start_mark
-                )
-            seen.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
 # ---- running a command
 
 
@@ -312,21 +237,15 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     """Run ``command`` and return its exit code; what the user has to mend is raised as ``UserError``."""
     sys.path.append(os.getcwd())  # so that --adapter mine.MyAdapter finds mine.py
     transformers_logging.disable_progress_bar()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
-    for noise in (
-        ".*does not have many workers.*",
-        ".*LeafSpec.*",
-        ".*callbacks used to create the checkpoint.*",
-    ):
-        warnings.filterwarnings("ignore", message=noise)
-    for file in values_of(arguments, *_CONFIG):
+    _quiet()
+    for file in values_of(arguments, *CONFIG):
         load_config_file(Path(file))
     only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
-    recipe = _recipe_name(command, arguments)
+    recipe = recipe_name(command, arguments)
     checkpoint = None if only_print else find_checkpoint(command, arguments)
     # Configurations come before everything else, so that what is typed wins wherever it stands.
-    files = [word for file in values_of(arguments, *_CONFIG) for word in ("--config", file)]
-    arguments = [*files, *_without(arguments, *_CONFIG, "--ckpt_path")]
+    files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
+    arguments = [*files, *without(arguments, *CONFIG, "--ckpt_path")]
     try:
         with tempfile.TemporaryDirectory() as folder:
             inherited = []
@@ -340,9 +259,13 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     except ArgumentError as error:
         raise cli_errors.explain(error, command) from error
     except MisconfigurationException as error:
-        raise UserError(_first_line(error)) from error
-    except ValueError as error:  # jsonargparse wraps what a constructor raises
-        raise _user_error_behind(error) or error from error
+        raise UserError(first_line(error)) from error
+    except UserError:
+        raise
+    except Exception as error:
+        if known := _user_error_behind(error):  # jsonargparse wraps what a constructor raises
+            raise known from error
+        return _crashed(error, Run(Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)), debug)
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
     return _execute(cli, debug)
@@ -356,33 +279,16 @@ def _user_error_behind(error: BaseException) -> UserError | None:
     return cause
 
 
+def _quiet() -> None:
+    """Leave out what Lightning says of every run, and of settings that are meant."""
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    for noise in _NOISE:
+        warnings.filterwarnings("ignore", message=noise)
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a line of Lightning's says something about this run, and is no advertisement."""
     return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB}", "TPU available", "HPU available"))
-
-
-def _without(arguments: Sequence[str], *flags: str) -> list[str]:
-    """``arguments`` without ``flags`` and their values, in both spellings."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in flags:
-            skip = True
-        elif argument.partition("=")[0] not in flags:
-            kept.append(argument)
-    return kept
-
-
-def _recipe_name(command: str, arguments: Sequence[str]) -> str:
-    """A run is called after its first configuration, else after its adapter, else after the command."""
-    if files := values_of(arguments, *_CONFIG):
-        return Path(files[0]).stem
-    adapter = peek(arguments, "adapter")
-    if command == "fit" and isinstance(adapter, str) and re.fullmatch(r"[\w.]+", adapter):
-        return adapter.rsplit(".", 1)[-1].lower()
-    return command
 
 
 @rank_zero_only
@@ -396,7 +302,7 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
         cli.execute()
     except (UserError, MisconfigurationException) as error:
         cli.discard_unused_run()
-        raise error if isinstance(error, UserError) else UserError(_first_line(error)) from error
+        raise error if isinstance(error, UserError) else UserError(first_line(error)) from error
     except (KeyboardInterrupt, SystemExit):
         # Lightning turns an interrupt into an exit of its own.
         last = cli.run.checkpoints / "last.ckpt"
@@ -405,10 +311,15 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
         print(f"interrupted; {kept}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
-        log = cli.run.write("crash.log", traceback.format_exc())
-        if debug:
-            raise
-        print(f"internal error: {type(error).__name__}: {_first_line(error)}", file=sys.stderr)
-        print(f"The traceback is in {log} (--debug prints it).", file=sys.stderr)
-        return PROGRAM_ERROR
+        return _crashed(error, cli.run, debug)
     return DONE
+
+
+def _crashed(error: Exception, run: Run, debug: bool) -> int:
+    """Keep the traceback of a fault of the program in ``crash.log``, and say where."""
+    log = run.write("crash.log", traceback.format_exc())
+    if debug:
+        raise error
+    print(f"internal error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
+    print(f"The traceback is in {log} (--debug prints it).", file=sys.stderr)
+    return PROGRAM_ERROR

@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from adapters_pl import recipes
-from adapters_pl.lightning_cli import AdaptersCLI, load_config_file
+from adapters_pl.configuration import load_config_file
+from adapters_pl.lightning_cli import AdaptersCLI
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))

@@ -471,6 +471,11 @@ def test_a_set_without_a_training_file_names_the_sets_that_are_judged_on_it(fold
     assert "gsm8k has no training file, so it can only be tested: train on Math10K" in capsys.readouterr().err
 
 
+def test_without_a_dataset_the_known_ones_are_named(folder, capsys):
+    assert main(["fit", "--adapter", "LoRA"]) == 1
+    assert "no dataset: pass --data with one of ARCChallenge, AddSub, BoolQ" in capsys.readouterr().err
+
+
 def test_with_nothing_to_test_it_says_how_to_begin(folder, capsys):
     assert main(["test"]) == 1
     assert "Begin with: adapters-pl fit --config quickstart.yaml" in capsys.readouterr().err

@@ -1,0 +1,128 @@
+"""What a command starts from: configuration files, the checkpoint it takes, and what that one was trained with."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from adapters_pl.checkpoint import read_checkpoint
+from adapters_pl.cli import values_of
+from adapters_pl.errors import UserError, first_line
+from adapters_pl.runs import DEFAULT_ROOT, Run
+
+CONFIG = ("--config", "-c")
+
+#: Sections of a training run's configuration that a later command takes over. Where and how it is executed
+#: (``trainer``) is the later command's own affair, unless training itself goes on.
+_INHERITED = ("seed_everything", "model", "adapter", "data")
+_RESUMED = (*_INHERITED, "trainer", "optimizer", "lr_scheduler")
+
+
+def peek(arguments: Sequence[str], key: str) -> Any:
+    """The value of dotted ``key`` on the command line, else in the configurations it names, else ``None``."""
+    if given := values_of(arguments, f"--{key}"):
+        return given[-1]
+    value = None
+    for file in values_of(arguments, *CONFIG):
+        node: Any = load_config_file(Path(file))
+        for part in key.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        value = node if node is not None else value
+    return value
+
+
+def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
+    """The checkpoint that ``command`` starts from.
+
+    ``--ckpt_path`` names a file, a run's directory, or ``last`` or ``best`` of the newest run. Without it,
+    training starts afresh, and the other commands take ``last.ckpt`` of the newest run, unless a base is named
+    and no adapter: then it is the base alone that they are about.
+
+    Raises:
+        UserError: what is named does not exist, or there is no run to take.
+    """
+    named = peek(arguments, "ckpt_path")
+    root = Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)
+    if named in ("null", "None"):
+        return None
+    if named is None:
+        base = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
+        adapter = peek(arguments, "adapter") or peek(arguments, "adapter.class_path")
+        if command == "fit" or (base and adapter in (None, "null")):
+            return None
+        named = "last"
+    if named in ("last", "best"):
+        return Run.latest(root).checkpoint(named)
+    path = Path(named).expanduser()
+    if path.is_dir():
+        return Run(path).checkpoint("last")
+    if not path.is_file():
+        raise UserError(f"--ckpt_path {named}: no such checkpoint.")
+    return path
+
+
+def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
+    """The configuration that ``checkpoint`` was trained with, as far as ``command`` takes it over.
+
+    Raises:
+        UserError: the file is no checkpoint of ours.
+    """
+    ours, _ = read_checkpoint(checkpoint)
+    if config := ours.get("config"):
+        sections = _RESUMED if command == "fit" else _INHERITED
+        return {key: config[key] for key in sections if config.get(key) is not None}
+    base = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
+    return {"model": base, "adapter": ours["adapters"]}
+
+
+def load_config_file(path: Path) -> Any:
+    """The contents of a YAML file, in which a key that stands twice is an error and not the last one's win."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or first_line(error)
+        raise UserError(f"config {path}:{where} {problem}.") from error
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML without duplicate keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key.value}' stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def without(arguments: Sequence[str], *flags: str) -> list[str]:
+    """``arguments`` without ``flags`` and their values, in both spellings."""
+    kept: list[str] = []
+    skip = False
+    for argument in arguments:
+        if skip:
+            skip = False
+        elif argument in flags:
+            skip = True
+        elif argument.partition("=")[0] not in flags:
+            kept.append(argument)
+    return kept
+
+
+def recipe_name(command: str, arguments: Sequence[str]) -> str:
+    """A run is called after its first configuration, else after its adapter, else after the command."""
+    if files := values_of(arguments, *CONFIG):
+        return Path(files[0]).stem
+    adapter = peek(arguments, "adapter")
+    if command == "fit" and isinstance(adapter, str) and re.fullmatch(r"[\w.]+", adapter):
+        return adapter.rsplit(".", 1)[-1].lower()
+    return command
