@@ -219,8 +219,9 @@ class CausalLMModule(LightningModule):
             self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=len(answers))
 
     def on_test_start(self) -> None:
-        """Forget the records of an earlier test."""
+        """Forget an earlier test: its records, and its counts."""
         self.records = {}
+        self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a batch of one set with the adapters, and with the base alone for comparison."""
@@ -231,6 +232,9 @@ class CausalLMModule(LightningModule):
                 for record, base in zip(records, self._answer(batch, name), strict=True):
                     record["base_prediction"] = base["prediction"]
                     record["base_correct"] = base["correct"]
+        accuracy = self.test_accuracies[dataloader_idx]
+        accuracy.update([record["correct"] for record in records])
+        self.log(f"accuracy/{name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
         self.records.setdefault(name, []).extend(records)
 
     def on_predict_start(self) -> None:

@@ -211,6 +211,15 @@ def test_the_base_alone_is_tested_beside_the_adapter(tmp_path, make_base, rows_f
     assert all("base_prediction" not in record for record in module.records["sums"])
 
 
+def test_a_test_returns_the_accuracy_of_every_set(tmp_path, make_base, rows_file):
+    module = CausalLMModule(str(make_base()))
+    data = InstructionJSON(test_path=str(rows_file), max_new_tokens=2, eval_batch_size=7)
+    for _ in range(2):  # a second test begins to count anew
+        (found,) = trainer(tmp_path).test(module, datamodule=data, verbose=False)
+        records = module.records["sums"]
+        assert found == {"accuracy/sums": sum(record["correct"] for record in records) / 40}
+
+
 # ---- optimizer
 
 

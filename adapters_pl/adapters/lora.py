@@ -96,7 +96,7 @@ class LoRA(Adapter):
         """Hang a :class:`LoRALayer` on every resolved linear module."""
         sites = resolve(model, arch, self.placement, self.target_modules, self.layers, self.exclude)
         for site in sites:
-            if self.rank > min(site.in_features, site.out_features):
+            if self.rank > max(site.in_features, site.out_features):
                 raise UserError(
                     f"LoRA: rank {self.rank} is larger than {site.path} ({site.out_features} x "
                     f"{site.in_features}); choose at most {min(site.in_features, site.out_features)}."

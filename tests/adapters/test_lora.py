@@ -101,6 +101,13 @@ def test_a_rank_beyond_the_layer_is_refused_and_nothing_is_injected():
     assert adapter_layers(model) == {}
 
 
+def test_a_rank_between_the_two_sides_of_a_layer_is_allowed():
+    """Key and value are narrow under grouped queries; a recipe's rank need not fit them."""
+    model = tiny_model("llama_gqa")
+    LoRA(rank=24, placement="attn").attach_to(model)
+    assert model.model.layers[0].self_attn.k_proj.adapters["default"].lora_B.shape == (16, 24)
+
+
 def test_a_taken_name_is_refused():
     model = tiny_model("llama")
     LoRA(rank=2).attach_to(model)

@@ -169,3 +169,18 @@ def test_injecting_draws_no_random_number(cell):
     torch.manual_seed(7)
     adapter.attach_to(copy.deepcopy(base), seed=None)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_deep_copy_is_independent(cell):
+    model, _, adapter = cell
+    perturb(model, adapter)
+    twin = copy.deepcopy(model)
+    before = logits(model)
+    assert torch.equal(logits(twin), before)
+    with torch.no_grad():
+        for parameter in adapter.adapter_parameters(twin).values():
+            parameter.add_(0.5)
+    assert torch.equal(logits(model), before)
+    assert not torch.allclose(logits(twin), before, atol=1e-3)
+    adapter.detach_from(twin)
+    assert torch.equal(logits(model), before)
