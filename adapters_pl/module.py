@@ -233,6 +233,7 @@ class CausalLMModule(LightningModule):
                     record["base_prediction"] = base["prediction"]
                     record["base_correct"] = base["correct"]
         accuracy = self.test_accuracies[dataloader_idx]
+        assert isinstance(accuracy, AnswerAccuracy)
         accuracy.update([record["correct"] for record in records])
         self.log(f"accuracy/{name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
         self.records.setdefault(name, []).extend(records)
