@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
+from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -58,8 +62,30 @@ def _unreachable(base: str, what: str, error: Exception) -> UserError:
     )
 
 
+def _check_hub(base: str, revision: str | None) -> None:
+    """Fail at once where a hub id can neither be read from the cache nor be asked for.
+
+    Without this, the hub's client tries for a minute to reach a host that has no address.
+
+    Raises:
+        UserError: there is no network, and the base was never downloaded.
+    """
+    if Path(locate(base)).is_dir() or constants.HF_HUB_OFFLINE or getproxies():
+        return
+    if isinstance(try_to_load_from_cache(base, "config.json", revision=revision), str):
+        return
+    host = urlsplit(constants.ENDPOINT).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise UserError(
+            f"base '{base}': no such directory, and the hub cannot be reached to download it ({host}: {error.strerror})."
+        ) from error
+
+
 def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
     """The model configuration of ``base``; cheap, and the first thing to fail when the base is wrong."""
+    _check_hub(base, revision)
     try:
         return AutoConfig.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:

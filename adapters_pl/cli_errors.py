@@ -25,8 +25,7 @@ _SECTIONS = (
     "ckpt_path",
 )
 _CLASS = re.compile(
-    r'Parser key "(adapter|data|model)".*?'
-    r"(?:import path string|Import path|given class_path|class_path)[: ]+'?([\w.]+)",
+    r"class_path '([\w.]+)'|import path string: (.+)|Import path does not .*Given value: (?:\{'class_path': ')?([^'\n]+)",
     re.DOTALL,
 )
 _EXPECTED = re.compile(r"Expected an? (?!<class 'NoneType'>)(.+?)\. Got value: (.+)")
@@ -53,8 +52,8 @@ def explain(error: ArgumentError, command: str) -> UserError:
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
     if found := _EXPECTED.search(text):
         return UserError(f"{'.'.join(keys[:2])}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
-    if found := _CLASS.search(text):
-        return _unknown_class(found[1], found[2], text)
+    if keys and keys[0] in _NESTED and (found := _CLASS.search(text)):
+        return _unknown_class(keys[0], (found[1] or found[2] or found[3]).splitlines()[0], text)
     if found := _UNION.search(text):
         return UserError(f"{keys[0]}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
     lines = [line.strip(" -") for line in text.splitlines() if line.strip() and "Parser key" not in line]
@@ -86,10 +85,11 @@ def _unknown_class(section: str, name: str, text: str) -> UserError:
     kind = {"adapter": "adapter", "data": "dataset", "model": "model"}[section]
     known = [cls.__name__ for cls in _subclasses(_NESTED[section])]
     if "." in name:
-        reason = re.search(r"(No module named '[\w.]+'|has no attribute '\w+'|not a subclass of \S+)", text)
-        return UserError(
-            f"{section}: cannot import {name}{': ' + reason[1] if reason else ''}; it is looked for in this folder."
-        )
+        if "not correspond to a subclass" in text:
+            return UserError(f"{section}: {name} is no subclass of {_NESTED[section].__name__}.")
+        reason = re.search(r"(No module named '[\w.]+'|has no attribute '\w+')", text)
+        why = f": {reason[1]}" if reason else ""
+        return UserError(f"{section}: cannot import {name}{why}; modules are looked for in this folder, too.")
     return UserError(f"there is no {kind} '{name}': {did_you_mean(name, known)}")
 
 

@@ -190,7 +190,6 @@ class AdaptersCLI(LightningCLI):
         self._check_structure()
 
     def _check_structure(self) -> None:
-        assert self.model.tokenizer is not None
         skeleton = meta_model(self.model.config, self.model.trust_remote_code)
         for adapter in self.adapters():
             adapter.attach_to(skeleton, seed=None)

@@ -358,6 +358,21 @@ def test_a_base_that_does_not_exist_is_a_clear_error(base, message):
         _ = CausalLMModule(base).config
 
 
+def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch):
+    import socket
+
+    from huggingface_hub import constants
+
+    def no_address(*args):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("adapters_pl.base_model.getproxies", dict)
+    monkeypatch.setattr(socket, "getaddrinfo", no_address)
+    with pytest.raises(UserError, match="the hub cannot be reached to download it .*Name or service not known"):
+        _ = CausalLMModule("nobody/nothing-of-the-kind").config
+
+
 def test_a_directory_without_a_model_is_a_clear_error(tmp_path):
     with pytest.raises(UserError, match=r"has no config\.json"):
         _ = CausalLMModule(str(tmp_path)).config
