@@ -79,7 +79,8 @@ def _check_hub(base: str, revision: str | None) -> None:
         socket.getaddrinfo(host, None)
     except OSError as error:
         raise UserError(
-            f"base '{base}': no such directory, and the hub cannot be reached to download it ({host}: {error.strerror})."
+            f"base '{base}': no such directory, and the hub cannot be reached to download it "
+            f"({host}: {error.strerror})."
         ) from error
 
 

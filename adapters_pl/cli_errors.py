@@ -25,7 +25,8 @@ _SECTIONS = (
     "ckpt_path",
 )
 _CLASS = re.compile(
-    r"class_path '([\w.]+)'|import path string: (.+)|Import path does not .*Given value: (?:\{'class_path': ')?([^'\n]+)",
+    r"class_path '([\w.]+)'|import path string: (.+)|"
+    r"Import path does not .*Given value: (?:\{'class_path': ')?([^'\n]+)",
     re.DOTALL,
 )
 _EXPECTED = re.compile(r"Expected an? (?!<class 'NoneType'>)(.+?)\. Got value: (.+)")

@@ -369,7 +369,7 @@ def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("adapters_pl.base_model.getproxies", dict)
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
-    with pytest.raises(UserError, match="the hub cannot be reached to download it .*Name or service not known"):
+    with pytest.raises(UserError, match=r"the hub cannot be reached to download it .*Name or service not known"):
         _ = CausalLMModule("nobody/nothing-of-the-kind").config
 
 
