@@ -277,6 +277,8 @@ class CausalLMModule(LightningModule):
             optimizer = self.optimizer_factory(groups)
         else:
             optimizer = torch.optim.AdamW(groups, lr=self.lr, weight_decay=self.weight_decay)
+        for group in optimizer.param_groups:
+            group["lr"] *= group.pop("lr_ratio", 1.0)
         if self.scheduler_factory is not None:
             scheduler: Any = self.scheduler_factory(optimizer)
             if monitor := getattr(scheduler, "monitor", None):  # ReduceLROnPlateau waits for a metric

@@ -15,7 +15,9 @@ from adapters_pl.adapters import adapter_layers
 from tests.conftest import GOLDEN, shared, tiny_model
 
 CASES = sorted(
-    path for kind in ("default", "cmd", "alllinear") for path in (GOLDEN / "cases").glob(f"*-hflora-{kind}*")
+    path
+    for kind in ("default", "cmd", "alllinear", "rslora", "dora", "rank-pattern")
+    for path in (GOLDEN / "cases").glob(f"*-hflora-{kind}*")
 )
 
 
@@ -36,7 +38,7 @@ def directory(tmp_path):
 
 
 def test_there_are_recorded_cases_where_the_shared_data_is():
-    assert len(CASES) >= 9 or not GOLDEN.exists()
+    assert len(CASES) >= 14 or not GOLDEN.exists()
 
 
 @shared(GOLDEN)
@@ -67,7 +69,8 @@ def test_recorded_gradients(case: Path):
     parameters = {}
     for path, layer in adapter_layers(model).items():
         for name, parameter in layer.named_parameters():
-            parameters[f"grad.base_model.model.{path.removesuffix('.adapters.default')}.{name}.weight"] = parameter
+            key = "lora_magnitude_vector" if name == "magnitude" else f"{name}.weight"
+            parameters[f"grad.base_model.model.{path.removesuffix('.adapters.default')}.{key}"] = parameter
             parameter.requires_grad_(True)
     logits = model(input_ids=io["input_ids"], attention_mask=io["attention_mask"]).logits
     (logits * io["grad_probe"]).sum().backward()
@@ -79,14 +82,19 @@ def test_recorded_gradients(case: Path):
 
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj", "gpt2"])
-def test_peft_loads_what_we_write(name, tmp_path):
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"rslora": True}, {"dora": True}, {"rank_pattern": {"fc1|up_proj": 2}, "alpha_pattern": {"attn": 3}}],
+    ids=["plain", "rslora", "dora", "patterns"],
+)
+def test_peft_loads_what_we_write(name, settings, tmp_path):
     from peft import PeftModel
 
-    model, adapter = tiny_model(name), LoRA(rank=4, alpha=12, dropout=0.1)
+    model, adapter = tiny_model(name), LoRA(rank=4, alpha=12, dropout=0.1, **settings)
     adapter.attach_to(model)
     with torch.no_grad():
         for parameter in adapter.adapter_parameters(model).values():
-            parameter.normal_(0, 0.2)
+            parameter.add_(torch.randn_like(parameter) * 0.2)
     save_adapter(model.eval(), adapter, tmp_path)
     ids = torch.randint(3, 300, (2, 7))
     theirs = PeftModel.from_pretrained(tiny_model(name), tmp_path).eval()
@@ -124,7 +132,7 @@ def broken(directory: Path, how: str) -> None:
     elif how == "unknown type":
         config.write_text(json.dumps({**settings, "peft_type": "MAGIC"}))
     elif how == "unsupported setting":
-        config.write_text(json.dumps({**settings, "use_dora": True}))
+        config.write_text(json.dumps({**settings, "use_bdlora": True}))
     elif how == "missing tensor":
         save_file({k: v for k, v in tensors.items() if k != first}, weights)
     elif how == "left-over tensor":
@@ -142,7 +150,7 @@ def broken(directory: Path, how: str) -> None:
         ("cut weights", "cannot be read, it may be cut"),
         ("cut config", "cannot be read, it may be cut"),
         ("unknown type", r"peft_type 'MAGIC' is not known \(known: LORA\)"),
-        ("unsupported setting", "use_dora=True, which is not supported"),
+        ("unsupported setting", "use_bdlora=True, which is not supported"),
         ("missing tensor", "does not fit this model: .* is missing"),
         ("left-over tensor", r"extra\.lora_A\.weight has no place"),
         ("other shape", r"belongs to another base: .* shape \(4, 99\)"),

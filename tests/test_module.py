@@ -239,6 +239,12 @@ def test_the_default_is_adamw_over_the_adapter_and_warms_up_in_a_tenth_at_most(t
     assert (schedule.warmup, schedule.total) == (2, 20)
 
 
+def test_lora_plus_trains_its_b_matrices_faster(tmp_path, make_base, rows_file):
+    adapter = LoRA(rank=4, lr_ratio=16, dropout=0.0)
+    _, run = fit(tmp_path, make_base(), rows_file, adapter=adapter)
+    assert [group["initial_lr"] for group in run.optimizers[0].param_groups] == pytest.approx([1e-2, 16e-2])
+
+
 def test_any_optimizer_and_scheduler_can_be_given(tmp_path, make_base, rows_file):
     module = CausalLMModule(
         str(make_base()),

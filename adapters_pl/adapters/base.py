@@ -173,7 +173,10 @@ class Adapter(Callback):
         raise UserError(f"{type(self).__name__} has no PEFT format.")
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups for the optimizer; one with the optimizer's own settings unless a method needs more."""
+        """Groups for the optimizer; one with the optimizer's own settings unless a method needs more.
+
+        A group may hold ``lr_ratio``, its learning rate over the optimizer's.
+        """
         return [{"params": list(self.adapter_parameters(model).values())}]
 
     # ---- what every method has

@@ -33,6 +33,44 @@ def test_the_first_matrix_is_uniform_and_the_second_zero():
         assert not layer.lora_B.any()
 
 
+def test_gaussian_initial_values_have_the_standard_deviation_one_over_rank():
+    model = tiny_model("llama")
+    LoRA(rank=16, init="gaussian").attach_to(model, seed=0)
+    drawn = torch.cat([layer.lora_A.flatten() for layer in adapter_layers(model).values()])
+    assert drawn.std().item() == pytest.approx(1 / 16, rel=0.05)
+    assert drawn.mean().item() == pytest.approx(0, abs=0.003)
+
+
+def test_patterns_choose_rank_and_alpha_by_the_end_of_a_path():
+    model = tiny_model("llama")
+    LoRA(rank=8, alpha=16, rank_pattern={"q_proj": 2, r"layers\.1\..*": 4}, alpha_pattern={"mlp.up_proj": 3}).attach_to(
+        model
+    )
+    layer = model.model.layers[0].self_attn.q_proj.adapters["default"]
+    assert (layer.lora_A.shape[0], layer.scaling) == (2, 8.0)
+    layer = model.model.layers[1].self_attn.k_proj.adapters["default"]
+    assert (layer.lora_A.shape[0], layer.scaling) == (4, 4.0)
+    layer = model.model.layers[0].mlp.up_proj.adapters["default"]
+    assert (layer.lora_A.shape[0], layer.scaling) == (8, 3 / 8)
+
+
+def test_rank_stabilised_scaling():
+    model = tiny_model("llama")
+    LoRA(rank=16, alpha=8, rslora=True).attach_to(model)
+    assert {layer.scaling for layer in adapter_layers(model).values()} == {2.0}
+
+
+def test_lora_plus_gives_the_b_matrices_a_group_of_their_own():
+    model = tiny_model("llama")
+    adapter = LoRA(rank=4, lr_ratio=16)
+    adapter.attach_to(model)
+    rest, fast = adapter.parameter_groups(model)
+    layers = list(adapter_layers(model).values())
+    assert {id(p) for p in fast["params"]} == {id(layer.lora_B) for layer in layers}
+    assert {id(p) for p in rest["params"]} == {id(layer.lora_A) for layer in layers}
+    assert (fast["lr_ratio"], rest.get("lr_ratio", 1)) == (16, 1)
+
+
 def test_dropout_acts_in_training_and_not_in_evaluation():
     model = tiny_model("llama")
     LoRA(rank=4, dropout=0.5).attach_to(model)
@@ -53,6 +91,12 @@ def test_defaults_are_the_papers():
         "dropout": 0.05,
         "placement": "both",
         "target_modules": None,
+        "rslora": False,
+        "dora": False,
+        "init": "kaiming",
+        "rank_pattern": None,
+        "alpha_pattern": None,
+        "lr_ratio": 1.0,
         "name": "default",
         "layers": None,
         "exclude": None,
@@ -85,6 +129,8 @@ def test_two_adapters_add_up():
     [
         ({"rank": 0}, "rank is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
+        ({"rank_pattern": {"q_proj": 0}}, "rank is 0"),
+        ({"lr_ratio": 0}, "lr_ratio is 0"),
         ({"placement": "mpl"}, "placement 'mpl'"),
         ({"name": "a.b"}, "adapter name 'a.b'"),
     ],
@@ -116,7 +162,7 @@ def test_a_taken_name_is_refused():
     from adapters_pl.adapters.lora import LoRALayer
     from adapters_pl.placement import Site
 
-    layer = LoRALayer(Site("x", 0, 32, 32), 2, 4, 0.0, torch.device("cpu"))
+    layer = LoRALayer(Site("x", 0, 32, 32), 2, 2.0, 0.0, "kaiming", torch.device("cpu"))
     with pytest.raises(UserError, match="Two adapters are named 'default'"):
         attach(linear, layer, "default")
 

@@ -15,6 +15,9 @@ METHODS = {
     "lora": lambda **kw: LoRA(rank=4, alpha=8, dropout=0.3, **kw),
     "lora-attn": lambda **kw: LoRA(rank=4, alpha=16, placement="attn", **kw),
     "lora-mlp": lambda **kw: LoRA(rank=4, alpha=16, placement="mlp", **kw),
+    "lora-rslora": lambda **kw: LoRA(rank=4, alpha=4, rslora=True, **kw),
+    "lora-dora": lambda **kw: LoRA(rank=4, alpha=8, dora=True, **kw),
+    "lora-patterns": lambda **kw: LoRA(rank=4, rank_pattern={".*v.*": 2}, alpha_pattern={".*o.*": 3}, **kw),
     "lora-all-linear": lambda **kw: LoRA(rank=4, alpha=8, target_modules="all-linear", **kw),
 }
 CELLS = [pytest.param((method, arch), id=f"{method}-{arch}") for method in METHODS for arch in TINY]
@@ -36,7 +39,7 @@ def perturb(model, adapter):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in adapter.adapter_parameters(model).values():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
 
 
 def tokens(rows=3, length=9):
