@@ -111,6 +111,13 @@ ARCHITECTURES: dict[str, Architecture] = {
         mlp=Sublayer(("mlp.c_fc",), "mlp.c_proj"),
         fused=FusedQKV("attn.c_attn", "blocks"),
     ),
+    "gpt_neo": Architecture(
+        layers="transformer.h",
+        attn=Sublayer(
+            ("attn.attention.q_proj", "attn.attention.k_proj", "attn.attention.v_proj"), "attn.attention.out_proj"
+        ),
+        mlp=Sublayer(("mlp.c_fc",), "mlp.c_proj"),
+    ),
     "gpt_neox": Architecture(
         layers="gpt_neox.layers",
         attn=Sublayer(("attention.query_key_value",), "attention.dense"),

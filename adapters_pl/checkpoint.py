@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from importlib import import_module
+from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from adapters_pl.errors import UserError, first_line
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
+OLD_WEIGHTS_NAME = "adapter_model.bin"
 
 
 def save_adapter(model: PreTrainedModel, adapter: Adapter, path: str | Path, base: str | None = None) -> Path:
@@ -71,20 +73,35 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str = "default"
     return model.eval()
 
 
+def _methods(cls: type[Adapter] = Adapter) -> list[type[Adapter]]:
+    """Every method that is defined, those of a user's own modules included."""
+    return [found for sub in cls.__subclasses__() for found in (sub, *_methods(sub)) if not isabstract(found)]
+
+
 def _load_directory(model: PreTrainedModel, folder: Path, name: str) -> None:
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        tensors = load_file(folder / WEIGHTS_NAME)
+        tensors = _read_weights(folder)
     except FileNotFoundError:
         raise UserError(f"{folder}: {WEIGHTS_NAME} is missing.") from None
     except (json.JSONDecodeError, SafetensorError, OSError) as error:
         raise UserError(f"{folder}: cannot be read, it may be cut: {error}") from error
-    methods = {cls.peft_type: cls for cls in Adapter.__subclasses__() if cls.peft_type}
-    peft_type = config.get("peft_type")
-    if peft_type not in methods:
-        raise UserError(f"{folder}: peft_type {peft_type!r} is not known (known: {', '.join(sorted(methods))}).")
-    adapter = methods[peft_type].from_peft(config, name)
+    method = next((cls for cls in _methods() if cls.reads(config)), None)
+    if method is None:
+        known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
+        raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
+    adapter = method.from_peft(config, name)
     _fill(model, [adapter], adapter.peft_key, tensors, folder)
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a directory: safetensors, else LLM-Adapters' ``.bin``, of which nothing but tensors is read."""
+    if (folder / WEIGHTS_NAME).is_file() or not (folder / OLD_WEIGHTS_NAME).is_file():
+        return load_file(folder / WEIGHTS_NAME)
+    try:
+        return torch.load(folder / OLD_WEIGHTS_NAME, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{folder / OLD_WEIGHTS_NAME}: cannot be read as plain tensors: {first_line(error)}") from error
 
 
 def _load_checkpoint(model: PreTrainedModel, path: Path) -> None:

@@ -98,7 +98,7 @@ def _subclasses(cls: type) -> list[type]:
     found: list[type] = [cls] if cls is CausalLMModule else []
     sub: type
     for sub in cls.__subclasses__():
-        found += [sub, *_subclasses(sub)]
+        found += [*([] if inspect.isabstract(sub) else [sub]), *_subclasses(sub)]
     return found
 
 

@@ -139,9 +139,7 @@ def resolve(
         layer = layer_of(path)
         if layers is not None and layer not in chosen_layers:
             continue
-        sizes = linear_sizes(linears[path])
-        assert sizes is not None
-        sites.append(Site(path, layer, *sizes))
+        sites.append(Site(path, layer, *_sizes(linears[path])))
     if not sites:
         raise UserError(
             f"Nothing to adapt in {type(model).__name__}: placement={placement!r}, "
@@ -149,6 +147,44 @@ def resolve(
             f"Linear modules here: {', '.join(_leaf_names(linears))}."
         )
     return sites
+
+
+def sublayer_sites(
+    model: PreTrainedModel,
+    arch: Architecture,
+    placement: Placement,
+    layers: Layers | None = None,
+    exclude: Names | None = None,
+) -> list[tuple[Site, Site]]:
+    """The sublayers that a whole-sublayer adapter goes to: first input projection and output projection of each.
+
+    Raises:
+        UserError: the layers do not exist, or nothing is left.
+    """
+    linears = linear_modules(model)
+    if exclude is not None:
+        _refuse_unmatched("exclude", model, exclude, linears)
+    roles: tuple[Role, ...] = ("attn", "mlp") if placement == "both" else (placement,)
+    pairs = []
+    for index in sorted(parse_layers(layers, len(arch.decoder_layers(model)))):
+        for role in roles:
+            sublayer = arch.attn if role == "attn" else arch.mlp
+            names = [f"{arch.layers}.{index}.{name}" for name in (sublayer.inputs[0], sublayer.output)]
+            if exclude is None or not matches(names[1], exclude):
+                entry, output = (Site(name, index, *_sizes(linears[name])) for name in names)
+                pairs.append((entry, output))
+    if not pairs:
+        raise UserError(
+            f"Nothing to adapt in {type(model).__name__}: placement={placement!r}, layers={layers!r}, "
+            f"exclude={exclude!r} leave no sublayer."
+        )
+    return pairs
+
+
+def _sizes(module: nn.Module) -> tuple[int, int]:
+    sizes = linear_sizes(module)
+    assert sizes is not None
+    return sizes
 
 
 def _refuse_unmatched(argument: str, model: nn.Module, names: Names, linears: dict[str, nn.Module]) -> None:

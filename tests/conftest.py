@@ -43,6 +43,7 @@ TINY: dict[str, dict[str, Any]] = {
         "resid_pdrop": 0.1,
     },
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
+    "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "resid_dropout": 0.1},
     "gpt_neox": {"intermediate_size": 48, "hidden_dropout": 0.1},
 }
 

@@ -10,15 +10,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from adapters_pl import LoRA, UserError, load_adapter, save_adapter
+from adapters_pl import IA3, LoRA, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers
 from tests.conftest import GOLDEN, shared, tiny_model
 
-CASES = sorted(
-    path
-    for kind in ("default", "cmd", "alllinear", "rslora", "dora", "rank-pattern")
-    for path in (GOLDEN / "cases").glob(f"*-hflora-{kind}*")
-)
+KINDS = ("hflora", "hfia3", "adapterh", "adapterp", "series", "parallel", "lora-cmd", "lora-multi")
+CASES = sorted(path for kind in KINDS for path in (GOLDEN / "cases").glob(f"*-{kind}*"))
 
 
 @pytest.fixture
@@ -38,7 +35,7 @@ def directory(tmp_path):
 
 
 def test_there_are_recorded_cases_where_the_shared_data_is():
-    assert len(CASES) >= 14 or not GOLDEN.exists()
+    assert len(CASES) >= 35 or not GOLDEN.exists()
 
 
 @shared(GOLDEN)
@@ -69,7 +66,8 @@ def test_recorded_gradients(case: Path):
     parameters = {}
     for path, layer in adapter_layers(model).items():
         for name, parameter in layer.named_parameters():
-            key = "lora_magnitude_vector" if name == "magnitude" else f"{name}.weight"
+            matrix = name.startswith(("lora_", "adapter_down", "adapter_up"))
+            key = "lora_magnitude_vector" if name == "magnitude" else f"{name}.weight" if matrix else name
             parameters[f"grad.base_model.model.{path.removesuffix('.adapters.default')}.{key}"] = parameter
             parameter.requires_grad_(True)
     logits = model(input_ids=io["input_ids"], attention_mask=io["attention_mask"]).logits
@@ -81,16 +79,21 @@ def test_recorded_gradients(case: Path):
         assert (parameters[key].grad - value).abs().max() <= tolerance["grad_atol_rel_to_max"] * largest, key
 
 
+WRITTEN = {
+    "lora": lambda: LoRA(rank=4, alpha=12, dropout=0.1),
+    "rslora": lambda: LoRA(rank=4, alpha=12, rslora=True),
+    "dora": lambda: LoRA(rank=4, alpha=12, dora=True),
+    "patterns": lambda: LoRA(rank=4, rank_pattern={"fc1|up_proj": 2}, alpha_pattern={".*v.*": 3}),
+    "ia3": lambda: IA3(),
+}
+
+
 @pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj", "gpt2"])
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"rslora": True}, {"dora": True}, {"rank_pattern": {"fc1|up_proj": 2}, "alpha_pattern": {"attn": 3}}],
-    ids=["plain", "rslora", "dora", "patterns"],
-)
-def test_peft_loads_what_we_write(name, settings, tmp_path):
+@pytest.mark.parametrize("method", WRITTEN)
+def test_peft_loads_what_we_write(name, method, tmp_path):
     from peft import PeftModel
 
-    model, adapter = tiny_model(name), LoRA(rank=4, alpha=12, dropout=0.1, **settings)
+    model, adapter = tiny_model(name), WRITTEN[method]()
     adapter.attach_to(model)
     with torch.no_grad():
         for parameter in adapter.adapter_parameters(model).values():
@@ -149,7 +152,7 @@ def broken(directory: Path, how: str) -> None:
         ("no weights", "adapter_model.safetensors is missing"),
         ("cut weights", "cannot be read, it may be cut"),
         ("cut config", "cannot be read, it may be cut"),
-        ("unknown type", r"peft_type 'MAGIC' is not known \(known: LORA\)"),
+        ("unknown type", r"peft_type 'MAGIC' is not known \(known: BOTTLENECK, IA3, LORA\)"),
         ("unsupported setting", "use_bdlora=True, which is not supported"),
         ("missing tensor", "does not fit this model: .* is missing"),
         ("left-over tensor", r"extra\.lora_A\.weight has no place"),

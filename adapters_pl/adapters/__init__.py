@@ -1,6 +1,9 @@
 """The adapter methods: one file each, every one a Lightning callback that injects in ``setup``."""
 
 from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers
+from adapters_pl.adapters.ia3 import IA3
 from adapters_pl.adapters.lora import LoRA
+from adapters_pl.adapters.parallel import ParallelAdapter
+from adapters_pl.adapters.series import SeriesAdapter
 
-__all__ = ["Adapter", "AdapterLayer", "LoRA", "adapter_layers"]
+__all__ = ["IA3", "Adapter", "AdapterLayer", "LoRA", "ParallelAdapter", "SeriesAdapter", "adapter_layers"]

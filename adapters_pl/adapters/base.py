@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import re
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from adapters_pl.module import CausalLMModule
 
 
-class AdapterLayer(nn.Module):
+class AdapterLayer(nn.Module, ABC):
     """One adapter at one site of the model.
 
     The adapted module ``base`` computes ``y = base(before(x))``, and ``after(x, y, base)`` is what it returns,
@@ -57,6 +57,10 @@ class AdapterLayer(nn.Module):
 
     def delta(self, base: nn.Module) -> Tensor | None:
         """The change of ``base.weight`` that equals this layer, in its shape; ``None`` if there is none."""
+        return None
+
+    def bias_delta(self, base: nn.Module) -> Tensor | None:
+        """The change of ``base.bias`` that belongs to :meth:`delta`; ``None`` if the bias stays."""
         return None
 
 
@@ -112,7 +116,7 @@ def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, Adapt
     }
 
 
-class Adapter(Callback):
+class Adapter(Callback, ABC):
     """An adapter method: a Lightning callback that injects its layers into the frozen base in ``setup``.
 
     A subclass writes :meth:`inject`, and every argument of its ``__init__`` is kept under its own name, so
@@ -158,6 +162,11 @@ class Adapter(Callback):
         Works on the meta device and draws no random number. Injecting twice is an error of the caller;
         :meth:`attach_to` sees to it.
         """
+
+    @classmethod
+    def reads(cls, config: dict[str, Any]) -> bool:
+        """Whether an ``adapter_config.json`` with these contents is this method's."""
+        return cls.peft_type is not None and config.get("peft_type") == cls.peft_type
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> Adapter:
@@ -250,7 +259,8 @@ class Adapter(Callback):
         """One line: where the adapter sits, how many parameters it has, and their share of the model."""
         own = sum(p.numel() for p in self.adapter_parameters(model).values())
         total = sum(p.numel() for p in model.parameters())
-        paths = [path.rsplit(f".{SLOT}.", 1)[0] for path in adapter_layers(model, self.name)]
+        layers = adapter_layers(model, self.name).items()
+        paths = [path.rsplit(f".{SLOT}.", 1)[0] for path, layer in layers if any(True for _ in layer.parameters())]
         kinds = sorted({path.rsplit(".", 1)[-1] for path in paths})
         return (
             f"{type(self).__name__} '{self.name}': {len(paths)} modules ({', '.join(kinds)}), "
@@ -287,6 +297,10 @@ class Adapter(Callback):
                 weight.data.copy_(original)
                 layer.enabled = True
 
+        def change(layer: AdapterLayer, weight: nn.Parameter, delta: Tensor) -> None:
+            kept.append((layer, weight, weight.detach().clone()))
+            weight.data.add_(delta.to(weight.dtype))
+
         for path, layer in adapter_layers(model, self.name).items():
             if not layer.enabled:
                 continue
@@ -296,8 +310,10 @@ class Adapter(Callback):
                 undo()
                 raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
             weight: nn.Parameter = base.weight  # type: ignore[assignment]
-            kept.append((layer, weight, weight.detach().clone()))
-            weight.data.add_(delta.to(weight.dtype))
+            bias_delta = layer.bias_delta(base)
+            change(layer, weight, delta)
+            if bias_delta is not None:
+                change(layer, base.bias, bias_delta)  # type: ignore[arg-type]
             layer.enabled = False
             if not torch.isfinite(weight).all():
                 undo()

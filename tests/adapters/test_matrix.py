@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from adapters_pl import LoRA, load_adapter, save_adapter
+from adapters_pl import IA3, LoRA, ParallelAdapter, SeriesAdapter, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers
 from tests.conftest import TINY, tiny_model
 
@@ -18,6 +18,13 @@ METHODS = {
     "lora-rslora": lambda **kw: LoRA(rank=4, alpha=4, rslora=True, **kw),
     "lora-dora": lambda **kw: LoRA(rank=4, alpha=8, dora=True, **kw),
     "lora-patterns": lambda **kw: LoRA(rank=4, rank_pattern={".*v.*": 2}, alpha_pattern={".*o.*": 3}, **kw),
+    "series": lambda **kw: SeriesAdapter(8, **kw),
+    "series-houlsby": lambda **kw: SeriesAdapter(reduction_factor=4, placement="both", non_linearity="relu", **kw),
+    "series-linear": lambda **kw: SeriesAdapter(8, family="linear", placement="both", **kw),
+    "parallel": lambda **kw: ParallelAdapter(8, scaling=4.0, **kw),
+    "parallel-both": lambda **kw: ParallelAdapter(8, placement="both", scaling="learned", layer_norm=True, **kw),
+    "parallel-linear": lambda **kw: ParallelAdapter(8, family="linear", placement="attn", **kw),
+    "ia3": lambda **kw: IA3(**kw),
     "lora-all-linear": lambda **kw: LoRA(rank=4, alpha=8, target_modules="all-linear", **kw),
 }
 CELLS = [pytest.param((method, arch), id=f"{method}-{arch}") for method in METHODS for arch in TINY]
@@ -63,6 +70,15 @@ def test_identity_at_step_0(cell):
     assert torch.equal(logits(model), logits(base))
 
 
+@pytest.mark.parametrize("method", [SeriesAdapter, ParallelAdapter])
+@pytest.mark.parametrize("family", ["block", "linear"])
+def test_not_the_identity_at_step_0_under_berts_initial_values(method, family):
+    model = tiny_model("llama")
+    method(16, init="bert", family=family).attach_to(model)
+    difference = (logits(model) - logits(tiny_model("llama"))).abs().max()
+    assert 1e-5 < difference < 0.5
+
+
 def test_only_declared_parameters_change(cell):
     model, _base, adapter = cell
     declared = adapter.adapter_parameters(model)
@@ -100,6 +116,11 @@ def test_merged_equals_unmerged_and_the_undo_is_exact(cell):
     perturb(model, adapter)
     unmerged = logits(model)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
+    if isinstance(adapter, SeriesAdapter | ParallelAdapter):  # a non-linearity is no change of a weight
+        with pytest.raises(UserError, match="cannot be merged into the base"):
+            adapter.merge(model)
+        assert torch.equal(logits(model), unmerged)
+        return
     undo = adapter.merge(model)
     again = adapter.merge(model)
     assert any(not torch.equal(value, weights[name]) for name, value in model.state_dict().items())
@@ -162,7 +183,8 @@ def test_initial_values_depend_on_seed_and_name_only(cell):
     adapter.attach_to(same, seed=1)
     adapter.attach_to(other, seed=2)
     assert all(torch.equal(p, values[name]) for name, p in adapter.adapter_parameters(same).items())
-    assert any(not torch.equal(p, values[name]) for name, p in adapter.adapter_parameters(other).items())
+    drawn = any(not torch.equal(p, values[name]) for name, p in adapter.adapter_parameters(other).items())
+    assert drawn != isinstance(adapter, IA3)  # which begins at one and draws nothing
 
 
 def test_injecting_draws_no_random_number(cell):
@@ -182,7 +204,7 @@ def test_a_deep_copy_is_independent(cell):
     assert torch.equal(logits(twin), before)
     with torch.no_grad():
         for parameter in adapter.adapter_parameters(twin).values():
-            parameter.add_(0.5)
+            parameter.mul_(3)
     assert torch.equal(logits(model), before)
     assert not torch.allclose(logits(twin), before, atol=1e-3)
     adapter.detach_from(twin)
