@@ -59,7 +59,7 @@ class RunRecorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapters as directories that other tools read, with the same weights as ``last.ckpt``."""
         assert isinstance(pl_module, CausalLMModule)
-        if trainer.is_global_zero and not trainer.interrupted:
+        if trainer.is_global_zero:
             portable = [adapter for adapter in pl_module.adapters.values() if adapter.peft_type]
             for adapter in portable:
                 folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")

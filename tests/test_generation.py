@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adapters_pl.generation import generate, left_pad
-from tests.conftest import TINY, tiny_model
+from tests.conftest import TINY, tiny_model, tiny_tokenizer
 
 
 def prompts(count=12):
@@ -37,6 +37,13 @@ def test_answers_do_not_depend_on_the_batch(name, tokenizer):
     assert len({generation.text for generation in alone}) > 6
     assert answers(model, tokenizer, rows, 5) == alone
     assert answers(model, tokenizer, rows[::-1], 12)[::-1] == alone
+
+
+def test_answers_do_not_depend_on_the_batch_where_padding_is_the_end_token():
+    """As with LLaMA's tokenizer: the ids do not tell which of them are padding."""
+    model, rows, tokenizer = tiny_model("llama"), prompts(), tiny_tokenizer(pad_token="<eos>")
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert answers(model, tokenizer, rows, 5) == answers(model, tokenizer, rows, 1)
 
 
 def test_left_padding():

@@ -13,7 +13,10 @@ import pytest
 import torch
 import yaml
 
+from adapters_pl.callbacks import checkpoint_callbacks
 from adapters_pl.cli import main
+from adapters_pl.configuration import peek
+from adapters_pl.runs import Run
 from tests.conftest import tiny_model, tiny_tokenizer
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
@@ -147,6 +150,12 @@ def test_generated_accuracy_can_choose_best(fit):
     assert Path("runs/lora-1/checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.parametrize(("monitor", "mode"), [("val_loss", "min"), ("val_accuracy", "max")])
+def test_best_is_the_smallest_loss_or_the_largest_accuracy(tmp_path, monitor, mode):
+    best = checkpoint_callbacks(Run(tmp_path), monitor, validates=True)[-1]
+    assert (best.monitor, best.mode) == (monitor, mode)
+
+
 def test_validate_gives_loss_and_accuracy(fit, capsys):
     assert fit("--adapter", "LoRA") == 0
     capsys.readouterr()
@@ -167,6 +176,14 @@ def test_predict_needs_no_gold(fit, tmp_path, capsys):
     assert all(row["gold"] is None and row["correct"] is None for row in rows)
     assert main(["test", "--data.test_path", str(asked), *QUICK[2:]]) == 1
     assert "row 1 has no 'answer' to compare with; use predict" in capsys.readouterr().err
+
+
+def test_predictions_are_in_the_files_order_whatever_their_lengths(fit, tmp_path):
+    assert fit("--adapter", "LoRA") == 0
+    asked = tmp_path / "asked.json"
+    asked.write_text(json.dumps([{"instruction": f"What is {'1 plus ' * n}1?"} for n in (1, 5, 3)]))
+    assert main(["predict", "--data.test_path", str(asked), "--data.eval_batch_size", "1", *QUICK[2:]]) == 0
+    assert [row["row"] for row in predictions("asked")] == [0, 1, 2]
 
 
 def test_results_of_several_tests_are_merged(fit, rows_file, tmp_path):
@@ -235,6 +252,39 @@ def test_the_command_line_wins_over_the_checkpoint(fit, make_base, rows_file, ca
     assert "belongs to another base" in capsys.readouterr().err
     assert main(["test", "--adapter", "LoRA", "--adapter.rank", "6", *arguments]) == 1
     assert "adapter differs" in capsys.readouterr().err
+
+
+def test_a_config_of_the_command_line_wins_over_the_checkpoint(fit):
+    assert fit("--adapter", "LoRA") == 0
+    write("few.yaml", "data: {init_args: {limit_test: 2}}\nmodel: {init_args: {test_base: false}}\n")
+    assert main(["test", "--config", "few.yaml", "--ckpt_path", "last", *QUICK[2:]]) == 0
+    found = results()["sets"]["sums"]
+    assert (found["n"], found["base_accuracy"]) == (2, None)
+
+
+def test_a_run_on_relative_paths_is_tested_from_another_folder(fit, make_base, rows_file, tmp_path, monkeypatch):
+    shutil.copytree(make_base(), "base_here")
+    shutil.copy(rows_file, "sums.json")
+    assert fit("--adapter", "LoRA", base="base_here", data="sums.json") == 0
+    checkpoint = Path("runs/lora-1/checkpoints/last.ckpt").resolve()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "there")
+    assert main(["test", "--ckpt_path", str(checkpoint), *QUICK[2:]]) == 0
+
+
+def test_looking_ahead_the_last_config_wins_and_the_command_line_over_all(folder):
+    files = ["--config", write("a.yaml", "trainer: {max_epochs: 1}\n")]
+    files += ["--config", write("b.yaml", "trainer: {max_epochs: 2}\n")]
+    assert peek(files, "trainer.max_epochs") == 2
+    assert peek([*files, "--config", write("c.yaml", "model: {}\n")], "trainer.max_epochs") == 2
+    assert peek(["--trainer.max_epochs=3", *files], "trainer.max_epochs") == "3"
+    assert peek(files, "ckpt_path") is None
+
+
+def test_the_trainer_clips_gradients_and_leaves_the_division_of_rows_to_the_data(folder, capsys):
+    assert main(["fit", "--data", "GSM8K", "--print_config"]) == 0
+    trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
+    assert (trainer["gradient_clip_val"], trainer["use_distributed_sampler"]) == (1.0, False)
 
 
 def test_print_config_round_trips(fit, capsys, tmp_path):
@@ -309,19 +359,37 @@ def test_fit_goes_on_from_the_last_checkpoint(fit, capsys):
     assert sorted(path.name for path in Path("runs/lora-1").glob("metrics*")) == ["metrics.1.csv", "metrics.csv"]
 
 
+def test_going_on_repeats_no_epoch_and_keeps_trainer_and_optimizer(fit):
+    own = ["--optimizer", "SGD", "--optimizer.lr", "0.25", "--trainer.accumulate_grad_batches", "3"]
+    assert fit("--adapter", "LoRA", *own, "--trainer.log_every_n_steps", "1") == 0
+    assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert {line.split(",")[index] for line, index in _column("epoch")} == {"1"}
+    config = yaml.safe_load(Path("runs/lora-1/config.yaml").read_text())
+    assert config["trainer"]["accumulate_grad_batches"] == 3
+    assert config["optimizer"]["init_args"]["lr"] == 0.25
+
+
 def test_going_on_without_a_run_is_an_error(fit, capsys):
     assert fit("--adapter", "LoRA", "--ckpt_path", "last") == 1
     assert "No run in 'runs' yet. Begin with: adapters-pl fit" in capsys.readouterr().err
 
 
-def test_an_interrupt_keeps_the_last_checkpoint_and_prints_its_path(folder, make_base, rows_file):
-    """A real Ctrl-C to a real process, as soon as it trains."""
+@pytest.mark.parametrize(
+    ("hook", "step", "kept"),
+    [
+        ("on_train_batch_start(self, trainer, pl_module, batch, batch_idx)", 3, 4),
+        ("on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0)", 9, 9),
+    ],
+    ids=["training", "validation"],
+)
+def test_an_interrupt_keeps_the_last_checkpoint_and_prints_its_path(folder, make_base, rows_file, hook, step, kept):
+    """A real Ctrl-C to a real process, as soon as it trains or validates."""
     Path("slow_here.py").write_text(
         "import os, signal\n"
         "from lightning.pytorch import Callback\n"
         "class Interrupter(Callback):\n"
-        "    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):\n"
-        "        if trainer.global_step == 3:\n"
+        f"    def {hook}:\n"
+        f"        if trainer.global_step == {step}:\n"
         "            os.kill(os.getpid(), signal.SIGINT)\n"
     )
     own = ["--model.base", str(make_base()), "--data", "InstructionJSON", "--data.path", str(rows_file)]
@@ -336,7 +404,7 @@ def test_an_interrupt_keeps_the_last_checkpoint_and_prints_its_path(folder, make
     assert "interrupted; last checkpoint: runs/lora-1/checkpoints/last.ckpt" in done.stderr
     assert "Traceback" not in done.stderr
     # The batch that ran when the signal came was finished: its step is in the checkpoint.
-    assert torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
+    assert torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"] == kept
     assert Path("runs/latest").read_text() == "lora-1\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from lightning.pytorch import Trainer
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, UserError
 from adapters_pl.adapters import adapter_layers
 from adapters_pl.base_model import fingerprint, same_base
+from adapters_pl.data.tokenize import Collate
 from adapters_pl.module import LinearWarmup
 from tests.conftest import TINY, tiny_model
 
@@ -129,6 +131,22 @@ def test_accumulated_batches_equal_one_large_batch(tmp_path, make_base, rows_fil
         assert (parameter - start).abs().max() > 1e-3
 
 
+def test_the_validation_loss_is_the_mean_over_all_labelled_tokens(tmp_path, make_base, rows_file):
+    """Batches with few and with many labels: no token weighs more than another."""
+    rows = json.loads(rows_file.read_text())
+    for i, row in enumerate(rows):
+        row["output"] = "so " * (1 + 7 * (i % 4)) + row["output"]
+    rows_file.write_text(json.dumps(rows))
+    module = CausalLMModule(str(make_base()))
+    data = InstructionJSON(path=str(rows_file), val_size=4, eval_batch_size=1, max_new_tokens=1)
+    (found,) = trainer(tmp_path).validate(module, datamodule=data, verbose=False)
+    batch = Collate(module.tokenizer.pad_token_id)(data.validation.__getitems__(list(range(4))))
+    assert len(set(data.validation.label_counts())) > 1
+    with torch.no_grad():
+        losses = module.label_losses(module.hidden_states(batch), batch["labels"])
+    assert found["val_loss"] == pytest.approx(losses.mean().item(), rel=1e-5)
+
+
 # ---- what is trained
 
 
@@ -159,6 +177,17 @@ def test_dropout_is_on_in_training_and_off_in_validation_and_test(tmp_path, make
     data = InstructionJSON(test_path=str(rows_file), max_new_tokens=2)
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
     assert modes == {"train": {True}, "validate": {False}, "generate": {False}}
+
+
+def test_the_seed_of_everything_draws_the_adapter(make_base, monkeypatch):
+    def drawn(seed):
+        monkeypatch.setenv("PL_GLOBAL_SEED", seed)  # what Lightning's seed_everything sets
+        module = CausalLMModule(str(make_base()))
+        module.add_adapter(LoRA(rank=2))
+        return torch.cat([parameter.flatten() for parameter in module.adapter_parameters().values()])
+
+    assert torch.equal(drawn("1"), drawn("1"))
+    assert not torch.equal(drawn("1"), drawn("2"))
 
 
 def test_nothing_to_train_is_an_error(tmp_path, make_base, rows_file):
@@ -243,6 +272,13 @@ def test_lora_plus_trains_its_b_matrices_faster(tmp_path, make_base, rows_file):
     adapter = LoRA(rank=4, lr_ratio=16, dropout=0.0)
     _, run = fit(tmp_path, make_base(), rows_file, adapter=adapter)
     assert [group["initial_lr"] for group in run.optimizers[0].param_groups] == pytest.approx([1e-2, 16e-2])
+
+
+def test_learning_rate_and_weight_decay_are_those_given(tmp_path, make_base, rows_file):
+    module = CausalLMModule(str(make_base()), lr=0.02, weight_decay=0.3)
+    _, run = fit(tmp_path, make_base(), rows_file, module=module)
+    (group,) = run.optimizers[0].param_groups
+    assert (group["initial_lr"], group["weight_decay"]) == (0.02, 0.3)
 
 
 def test_any_optimizer_and_scheduler_can_be_given(tmp_path, make_base, rows_file):
@@ -340,6 +376,13 @@ def test_the_fingerprint_tells_bases_apart_and_does_not_mind_the_dtype():
     assert not same_base(base, fingerprint(tiny_model("opt")))
 
 
+def test_the_fingerprint_tells_structures_apart_where_the_embedding_is_the_same():
+    base, other = tiny_model("llama"), tiny_model("llama_gqa")
+    other.set_input_embeddings(base.get_input_embeddings())
+    assert fingerprint(base)["sample"] == fingerprint(other)["sample"]
+    assert not same_base(fingerprint(base), fingerprint(other))
+
+
 def test_the_fingerprint_does_not_see_adapters():
     model = tiny_model("llama")
     before = fingerprint(model)
@@ -401,6 +444,19 @@ def test_random_init_gives_other_weights_and_the_same_ones_each_time(make_base):
     weight = tiny_model("llama").model.layers[0].mlp.up_proj.weight
     assert torch.equal(first.model.layers[0].mlp.up_proj.weight, second.model.layers[0].mlp.up_proj.weight)
     assert not torch.allclose(first.model.layers[0].mlp.up_proj.weight, weight, atol=0.01)
+
+
+def test_code_that_comes_with_a_base_is_not_run_unless_asked_for(tmp_path, make_base):
+    base, witness = shutil.copytree(make_base(), tmp_path / "base"), tmp_path / "ran"
+    (base / "mine.py").write_text(
+        f"from pathlib import Path\nfrom transformers import LlamaConfig\nPath({str(witness)!r}).touch()\n"
+        "class Mine(LlamaConfig):\n    pass\n"
+    )
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "mine.Mine"}}))
+    assert type(CausalLMModule(str(base)).config).__name__ == "LlamaConfig"
+    CausalLMModule(str(base)).build_base()
+    assert not witness.exists()
 
 
 def test_the_base_is_built_once_and_frozen(make_base):

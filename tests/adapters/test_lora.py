@@ -84,6 +84,16 @@ def test_dropout_acts_in_training_and_not_in_evaluation():
     assert len(layer.after(x, y, torch.nn.Identity()).unique(dim=0)) == 1
 
 
+def test_a_modules_first_values_are_its_own_whatever_else_is_adapted():
+    few, many = tiny_model("llama"), tiny_model("llama")
+    LoRA(rank=4, placement="mlp", layers="1").attach_to(few)
+    LoRA(rank=4).attach_to(many)
+    of_few, of_many = ({path: layer.lora_A for path, layer in adapter_layers(m).items()} for m in (few, many))
+    assert len(of_few) == 2
+    assert all(torch.equal(matrix, of_many[path]) for path, matrix in of_few.items())
+    assert len({tuple(matrix.flatten().tolist()) for matrix in of_many.values()}) == 10
+
+
 def test_defaults_are_the_papers():
     assert LoRA().init_args() == {
         "rank": 32,

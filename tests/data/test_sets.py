@@ -298,6 +298,15 @@ def test_shuffled_answers_are_the_same_answers_to_other_problems(problems):
     assert shuffled.rows("test").to_list() == problems.rows("test").to_list()
 
 
+def test_every_judged_set_takes_the_seed_of_the_problems(attach):
+    def asked(problem_seed):
+        data = attach(WordProblems(test_rows=5, problem_seed=problem_seed))
+        return [[example.instruction for example in data._set(name).examples("test")] for name in data.eval_sets]
+
+    assert asked(3) == asked(3)
+    assert all(mine != other for mine, other in zip(asked(0), asked(3), strict=True))
+
+
 def test_word_problems_are_judged_on_three_sets_of_the_size_asked_for(attach):
     data = attach(WordProblems(test_rows=5))
     data.setup("test")
