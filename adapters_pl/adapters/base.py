@@ -169,6 +169,11 @@ class Adapter(Callback, ABC):
         return cls.peft_type is not None and config.get("peft_type") == cls.peft_type
 
     @classmethod
+    def convert(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A directory of an older form in the form that :meth:`from_peft` and :meth:`peft_key` know."""
+        return config, tensors
+
+    @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> Adapter:
         """The adapter that a PEFT ``adapter_config.json`` of this method describes."""
         raise UserError(f"{cls.__name__} reads no PEFT directories.")

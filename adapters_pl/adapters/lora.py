@@ -205,6 +205,33 @@ class LoRA(Adapter):
         return [{"params": rest}, {"params": fast, "lr_ratio": self.lr_ratio}]
 
     @classmethod
+    def convert(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """LLM-Adapters' LoRA on parts of a fused projection, as a plain LoRA that computes the same.
+
+        Its files hold, for the n enabled parts of three, ``lora_A`` (n r, in) and ``lora_B`` (n out/3, r, 1):
+        part i of the output, counted in contiguous thirds whatever the model's own layout is, gets the
+        product of the i-th blocks. That is one LoRA of rank n r whose second matrix is zero elsewhere.
+        """
+        enabled = [part for part, wanted in enumerate(config.get("enable_lora") or []) if wanted]
+        if not enabled:
+            return config, tensors
+        rank, parts = config["r"], len(config["enable_lora"])
+        converted = dict(tensors)
+        for key, blocks in tensors.items():
+            if key.endswith("lora_B.weight"):
+                size = blocks.shape[0] // len(enabled)
+                full = blocks.new_zeros(size * parts, rank * len(enabled))
+                for block, part in enumerate(enabled):
+                    rows = slice(part * size, (part + 1) * size)
+                    full[rows, block * rank : (block + 1) * rank] = blocks[block * size : (block + 1) * size].squeeze(
+                        -1
+                    )
+                converted[key] = full
+        # The rank grows n-fold and alpha with it: the scaling stays alpha / r.
+        grown = {"r": rank * len(enabled), "lora_alpha": config["lora_alpha"] * len(enabled), "enable_lora": None}
+        return {**config, **grown}, converted
+
+    @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> LoRA:
         """Read PEFT's ``LoraConfig``; a setting that changes the function and is not known here is refused."""
         for setting, plain in _PLAIN_SETTINGS.items():

@@ -1,9 +1,10 @@
 """The reasoning datasets: one small class each, all of them Lightning data modules."""
 
 from adapters_pl.data.arithmetic import GSM8K, SVAMP, AddSub, Math10K
-from adapters_pl.data.base import SETS, Example, ReasoningDataModule, set_named
+from adapters_pl.data.base import ReasoningDataModule
 from adapters_pl.data.commonsense import ARCChallenge, BoolQ
 from adapters_pl.data.instruction_json import InstructionJSON
+from adapters_pl.data.registry import SETS, Example, set_named
 from adapters_pl.data.word_problems import FreshWordProblems, UnseenWordProblems, WordProblems
 
 __all__ = [

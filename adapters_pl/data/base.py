@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from adapters_pl.answers import Kind, protocol_named
 from adapters_pl.base_model import context_length
 from adapters_pl.data.files import as_dataset, find_file, read_rows
+from adapters_pl.data.registry import SETS, Example, set_named
 from adapters_pl.data.sampler import LengthSortedSampler, StepSampler
 from adapters_pl.data.tokenize import (
     Collate,
@@ -28,7 +29,7 @@ from adapters_pl.data.tokenize import (
     encode_response,
     fit_to_cutoff,
 )
-from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.errors import UserError
 from adapters_pl.generation import Generation
 from adapters_pl.prompts import render
 
@@ -40,42 +41,6 @@ OnOverflow = Literal["truncate", "drop", "error"]
 
 #: New tokens per answer, as LLM-Adapters generates them: reasoning takes room, an option does not.
 NEW_TOKENS: dict[Kind, int] = {"number": 256, "choice": 32, "text": 256}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a dataset, in the terms that prompts and judging use.
-
-    Attributes:
-        id: unique in its set, and the same in every run.
-        set: the published name of its dataset.
-        instruction: what is asked.
-        input: further context, or nothing.
-        response: what a model should learn to write; empty if the row has none.
-        answer: the gold answer; ``None`` if the row has none.
-        options: the possible answers of a multiple-choice set.
-    """
-
-    id: str
-    set: str
-    instruction: str
-    input: str = ""
-    response: str = ""
-    answer: str | None = None
-    options: tuple[str, ...] = ()
-
-
-#: Every dataset class by its published name; filled as classes are defined.
-SETS: dict[str, type[ReasoningDataModule]] = {}
-
-
-def set_named(name: str) -> type[ReasoningDataModule]:
-    """The dataset class that carries the published ``name``; raises ``UserError`` with the nearest names."""
-    import adapters_pl.data  # noqa: F401  (defining the classes is what registers them)
-
-    if name not in SETS:
-        raise UserError(f"dataset '{name}' does not exist: {did_you_mean(name, SETS)}")
-    return SETS[name]
 
 
 @dataclass

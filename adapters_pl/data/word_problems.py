@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 
-from adapters_pl.data.base import ReasoningDataModule, Split, set_named
+from adapters_pl.data.base import ReasoningDataModule, Split
+from adapters_pl.data.registry import set_named
 from adapters_pl.quickstart import problems
 
 

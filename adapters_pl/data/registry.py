@@ -1,0 +1,47 @@
+"""What an example is, and which datasets there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from adapters_pl.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from adapters_pl.data.base import ReasoningDataModule
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a dataset, in the terms that prompts and judging use.
+
+    Attributes:
+        id: unique in its set, and the same in every run.
+        set: the published name of its dataset.
+        instruction: what is asked.
+        input: further context, or nothing.
+        response: what a model should learn to write; empty if the row has none.
+        answer: the gold answer; ``None`` if the row has none.
+        options: the possible answers of a multiple-choice set.
+    """
+
+    id: str
+    set: str
+    instruction: str
+    input: str = ""
+    response: str = ""
+    answer: str | None = None
+    options: tuple[str, ...] = ()
+
+
+#: Every dataset class by its published name; filled as classes are defined.
+SETS: dict[str, type[ReasoningDataModule]] = {}
+
+
+def set_named(name: str) -> type[ReasoningDataModule]:
+    """The dataset class that carries the published ``name``; raises ``UserError`` with the nearest names."""
+    import adapters_pl.data  # noqa: F401  (defining the classes is what registers them)
+
+    if name not in SETS:
+        raise UserError(f"dataset '{name}' does not exist: {did_you_mean(name, SETS)}")
+    return SETS[name]
