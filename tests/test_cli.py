@@ -67,6 +67,12 @@ def test_values_are_found_in_both_spellings():
     assert values_of(words, "--c") == []
 
 
+def test_a_reader_that_leaves_early_is_no_error():
+    command = f"{sys.executable} -m adapters_pl recipes | head -n 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr, len(done.stdout.splitlines())) == (0, "", 1)
+
+
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "adapters_pl", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"adapters-pl {__version__}\n")

@@ -113,6 +113,18 @@ def test_defaults_are_the_papers():
     }
 
 
+def test_the_default_in_llama_7b_has_the_papers_number_of_parameters():
+    """Planned on the meta device: q, k, v (4096 x 4096), up and down (4096 x 11008), rank 32, 32 layers."""
+    from transformers import LlamaConfig
+
+    from adapters_pl.base_model import meta_model
+
+    model, adapter = meta_model(LlamaConfig()), LoRA()
+    adapter.attach_to(model, seed=None)
+    by_hand = 32 * 32 * (3 * (4096 + 4096) + 2 * (4096 + 11008))
+    assert sum(p.numel() for p in adapter.adapter_parameters(model).values()) == by_hand == 56_098_816
+
+
 def test_two_adapters_add_up():
     model = tiny_model("llama")
     one, two = LoRA(rank=2, name="one"), LoRA(rank=3, name="two", placement="attn")
