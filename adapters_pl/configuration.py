@@ -74,7 +74,10 @@ def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
     ours, _ = read_checkpoint(checkpoint)
     if config := ours.get("config"):
         sections = _RESUMED if command == "fit" else _INHERITED
-        return {key: config[key] for key in sections if config.get(key) is not None}
+        taken = {key: config[key] for key in sections if config.get(key) is not None}
+        # A file that came from elsewhere must not be what allows a model's own code to run.
+        taken.get("model", {}).get("init_args", {}).pop("trust_remote_code", None)
+        return taken
     base = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
     return {"model": base, "adapter": ours["adapters"]}
 

@@ -287,6 +287,16 @@ def test_the_trainer_clips_gradients_and_leaves_the_division_of_rows_to_the_data
     assert (trainer["gradient_clip_val"], trainer["use_distributed_sampler"]) == (1.0, False)
 
 
+def test_a_checkpoint_does_not_allow_a_models_own_code_to_run(fit):
+    from adapters_pl.configuration import inherited_config
+
+    assert fit("--adapter", "LoRA", "--model.trust_remote_code", "true", "--model.lr", "0.5") == 0
+    for command in ("fit", "test"):
+        model = inherited_config(Path("runs/lora-1/checkpoints/last.ckpt"), command)["model"]["init_args"]
+        assert model["lr"] == 0.5
+        assert "trust_remote_code" not in model
+
+
 def test_print_config_round_trips(fit, capsys, tmp_path):
     assert fit("--config", "lora_llama7b.yaml", "--adapter.rank", "7", "--print_config") == 0
     printed = capsys.readouterr().out

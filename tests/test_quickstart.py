@@ -107,7 +107,8 @@ def test_no_answer_is_common():
 
 
 def test_the_rows_are_plain_data():
-    json.dumps(problems.generate("train", 5))
+    rows = problems.generate("train", 5)
+    assert json.loads(json.dumps(rows)) == rows
 
 
 def test_an_unknown_split_is_refused():
