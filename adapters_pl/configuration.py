@@ -85,12 +85,16 @@ def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
 def load_config_file(path: Path) -> Any:
     """The contents of a YAML file, in which a key that stands twice is an error and not the last one's win."""
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"config {path}:{where} {problem}.") from error
+    if not isinstance(content, dict):
+        what = "nothing" if content is None else f"a {type(content).__name__}"
+        raise UserError(f"config {path}: should hold keys like 'model:' and 'trainer:', but holds {what}.")
+    return content
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
-from adapters_pl.base_model import meta_model
+from adapters_pl.base_model import EMBEDDED, meta_model
 from adapters_pl.callbacks import FinishStepOnInterrupt, Progress, RunRecorder, checkpoint_callbacks
 from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
 from adapters_pl.configuration import (
@@ -152,7 +152,7 @@ class AdaptersCLI(LightningCLI):
             extra.append(Progress())
         if trainer_config.get("logger") in (None, True):
             if self.subcommand == "fit":
-                self.run.keep_metrics()
+                rank_zero_only(self.run.keep_metrics)()
                 trainer_config["logger"] = CSVLogger(self.run.path.parent, self.run.path.name, "")
             else:
                 trainer_config["logger"] = False
@@ -179,12 +179,14 @@ class AdaptersCLI(LightningCLI):
         for section, keys in _PATHS.items():
             arguments = (config.get(section) or {}).get("init_args") or {}
             for key in keys:
-                if isinstance(arguments.get(key), str) and Path(arguments[key]).expanduser().exists():
-                    arguments[key] = str(Path(arguments[key]).expanduser().resolve())
+                value = arguments.get(key)
+                # The name of an embedded base is no path, even where a folder of that name lies.
+                if isinstance(value, str) and value not in EMBEDDED and Path(value).expanduser().exists():
+                    arguments[key] = str(Path(value).expanduser().resolve())
         return config
 
     def before_fit(self) -> None:
-        """Find what is wrong with base, adapters and data while nothing heavy is loaded."""
+        """Find what is wrong with base and adapters while nothing heavy is loaded; the data comes next."""
         if not self.adapters():
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
         self._check_structure()

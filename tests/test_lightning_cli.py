@@ -318,6 +318,13 @@ def test_several_configs_are_merged_in_order(folder, capsys):
     assert config["model"]["init_args"]["lr"] == 1e-3
 
 
+def test_an_embedded_base_keeps_its_name_beside_a_folder_of_that_name(fit):
+    Path("quickstart").mkdir()
+    assert fit("--adapter", "LoRA", "--trainer.max_steps", "1", base="quickstart") == 0
+    config = yaml.safe_load(Path("runs/lora-1/config.yaml").read_text())
+    assert config["model"]["init_args"]["base"] == "quickstart"
+
+
 def test_a_list_of_adapters_and_an_override_of_its_last(fit, capsys):
     Path("two.yaml").write_text(
         "adapter:\n- class_path: LoRA\n  init_args: {rank: 2, name: one, placement: attn}\n"
@@ -528,6 +535,8 @@ def test_a_wrong_argument_is_one_clear_error_and_loads_nothing(fit, capsys, monk
         ("model: {bsae: x}\n", "unknown key 'model.bsae': did you mean 'base'"),
         ("adapter: {class_path: LoRA, init_args: {rnak: 3}}\n", "unknown key 'adapter.rnak': did you mean 'rank'"),
         ("model: [\n", "bad.yaml: line 2"),
+        ("", "bad.yaml: should hold keys like 'model:' and 'trainer:', but holds nothing."),
+        ("[1, 2]", "bad.yaml: should hold keys like 'model:' and 'trainer:', but holds a list."),
     ],
 )
 def test_a_wrong_configuration_is_one_clear_error(folder, capsys, text, message):
