@@ -3,7 +3,7 @@
 The public names are imported on first use, so that ``import adapters_pl`` costs nothing:
 
 - :class:`CausalLMModule`, the Lightning module around a frozen Hugging Face causal LM;
-- :class:`Adapter` and its methods (:class:`LoRA`), Lightning callbacks that inject modules;
+- :class:`Adapter` and its methods (:class:`LoRA`, :class:`PrefixTuning`, ...), Lightning callbacks that inject modules;
 - the datasets (:class:`GSM8K`, :class:`InstructionJSON`, ...), Lightning data modules;
 - :func:`load_adapter`, which puts a saved adapter into any transformers model.
 """
@@ -23,6 +23,9 @@ _EXPORTS = {
     "IA3": "adapters",
     "SeriesAdapter": "adapters",
     "ParallelAdapter": "adapters",
+    "PrefixTuning": "adapters",
+    "PromptTuning": "adapters",
+    "PTuning": "adapters",
     "load_adapter": "checkpoint",
     "save_adapter": "checkpoint",
     "ReasoningDataModule": "data",

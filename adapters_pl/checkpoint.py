@@ -90,9 +90,14 @@ def _load_directory(model: PreTrainedModel, folder: Path, name: str) -> None:
     if method is None:
         known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
         raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
-    config, tensors = method.convert(config, tensors)
-    adapter = method.from_peft(config, name)
+    config, tensors = method.convert(config, tensors, model, old=not (folder / WEIGHTS_NAME).is_file())
+    try:
+        adapter = method.from_peft(config, name)
+    except KeyError as error:
+        raise UserError(f"{folder}: {CONFIG_NAME} does not say {error}.") from error
+    adapter.modules_to_save = config.get("modules_to_save") or None
     _fill(model, [adapter], adapter.peft_key, tensors, folder)
+    adapter.follow_peft(model)
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:

@@ -161,7 +161,8 @@ class CausalLMModule(LightningModule):
     def hidden_states(self, batch: dict[str, Any]) -> Tensor:
         """The decoder's last hidden states, (B, T, D), for the T given tokens."""
         decoder = self.model.get_decoder()
-        return decoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
+        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        return decoder(**inputs, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The vocabulary's logits for hidden states: (..., D) -> (..., V)."""

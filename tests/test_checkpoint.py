@@ -154,7 +154,10 @@ def broken(directory: Path, how: str) -> None:
         ("no weights", "adapter_model.safetensors is missing"),
         ("cut weights", "cannot be read, it may be cut"),
         ("cut config", "cannot be read, it may be cut"),
-        ("unknown type", r"peft_type 'MAGIC' is not known \(known: BOTTLENECK, IA3, LORA\)"),
+        (
+            "unknown type",
+            r"peft_type 'MAGIC' is not known \(known: BOTTLENECK, IA3, LORA, PREFIX_TUNING, PROMPT_TUNING, P_TUNING\)",
+        ),
         ("unsupported setting", "use_bdlora=True, which is not supported"),
         ("missing tensor", "does not fit this model: .* is missing"),
         ("left-over tensor", r"extra\.lora_A\.weight has no place"),

@@ -4,6 +4,20 @@ from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers
 from adapters_pl.adapters.ia3 import IA3
 from adapters_pl.adapters.lora import LoRA
 from adapters_pl.adapters.parallel import ParallelAdapter
+from adapters_pl.adapters.prefix import PrefixTuning
+from adapters_pl.adapters.prompt import PromptTuning
+from adapters_pl.adapters.ptuning import PTuning
 from adapters_pl.adapters.series import SeriesAdapter
 
-__all__ = ["IA3", "Adapter", "AdapterLayer", "LoRA", "ParallelAdapter", "SeriesAdapter", "adapter_layers"]
+__all__ = [
+    "IA3",
+    "Adapter",
+    "AdapterLayer",
+    "LoRA",
+    "PTuning",
+    "ParallelAdapter",
+    "PrefixTuning",
+    "PromptTuning",
+    "SeriesAdapter",
+    "adapter_layers",
+]

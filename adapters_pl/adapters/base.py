@@ -8,6 +8,7 @@ special case.
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import re
@@ -23,8 +24,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapters_pl.architectures import Architecture, architecture_of
-from adapters_pl.errors import UserError
-from adapters_pl.placement import SLOT, Layers, Names, Placement, Site
+from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, matches
 
 if TYPE_CHECKING:
     from adapters_pl.module import CausalLMModule
@@ -42,6 +43,15 @@ class AdapterLayer(nn.Module, ABC):
     adapter_name: str
     #: While false the module behaves as if the layer were not there.
     enabled: bool = True
+
+    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """What the adapted module is called with; a layer whose module reads one tensor writes :meth:`before`."""
+        x, *rest = args
+        return (self.before(x), *rest), kwargs
+
+    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """What the adapted module returns; a layer whose module reads one tensor writes :meth:`after`."""
+        return self.after(args[0], output, base)
 
     def before(self, x: Tensor) -> Tensor:
         """What the adapted module reads instead of ``x``: (..., in_features) -> the same shape."""
@@ -69,7 +79,10 @@ class _Slot(nn.ModuleDict):
 
     def __init__(self, owner: nn.Module) -> None:
         super().__init__()
-        self._hooks = (owner.register_forward_pre_hook(_run_before), owner.register_forward_hook(_run_after))
+        self._hooks = (
+            owner.register_forward_pre_hook(_run_enter, with_kwargs=True),
+            owner.register_forward_hook(_run_leave, with_kwargs=True),
+        )
 
     def remove_hooks(self) -> None:
         """Give the module its own forward back."""
@@ -77,18 +90,17 @@ class _Slot(nn.ModuleDict):
             hook.remove()
 
 
-def _run_before(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    x, *rest = args
+def _run_enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
     for layer in getattr(module, SLOT).values():
         if layer.enabled:
-            x = layer.before(x)
-    return (x, *rest)
+            args, kwargs = layer.enter(module, args, kwargs)
+    return args, kwargs
 
 
-def _run_after(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+def _run_leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     for layer in getattr(module, SLOT).values():
         if layer.enabled:
-            output = layer.after(args[0], output, module)
+            output = layer.leave(module, args, kwargs, output)
     return output
 
 
@@ -107,6 +119,11 @@ def attach(module: nn.Module, layer: AdapterLayer, name: str) -> None:
     slot[name] = layer
 
 
+def site_of(path: str) -> str:
+    """The path of the module that an adapter's layer or parameter at ``path`` hangs on; empty for the model itself."""
+    return f".{path}".rsplit(f".{SLOT}.", 1)[0].removeprefix(".")
+
+
 def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, AdapterLayer]:
     """The adapter layers inside ``model`` by path, those of adapter ``name`` or all."""
     return {
@@ -114,6 +131,37 @@ def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, Adapt
         for path, module in model.named_modules()
         if isinstance(module, AdapterLayer) and name in (None, module.adapter_name)
     }
+
+
+class ModuleCopy(AdapterLayer):
+    """A module of the base that is trained whole: a float32 copy that answers in its place.
+
+    Identity at step 0, where it holds the base's values. The base's own module stays as it is, so switching
+    the adapter off gives it back, even where it is tied to another.
+    """
+
+    PREFIX = "copy."
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(module).float().requires_grad_(True)
+        if slot := self.copy._modules.pop(SLOT, None):
+            slot.remove_hooks()  # type: ignore[operator]
+
+    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
+        """Take the base's values."""
+        values = base.state_dict()
+        for name, value in self.copy.state_dict().items():
+            value.copy_(values[name])
+
+    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        """The copy's answer to the same arguments, in the dtype of the base's."""
+        own = [arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
+        return self.copy(*own, **kwargs).to(output.dtype)
+
+    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Leave the call as it is."""
+        return args, kwargs
 
 
 class Adapter(Callback, ABC):
@@ -129,6 +177,8 @@ class Adapter(Callback, ABC):
             expression for the whole path, or ``all-linear``.
         layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
         exclude: names or a regular expression of modules to leave out.
+        modules_to_save: modules of the base that are trained whole beside the adapter, and saved with it, by name
+            (``[embed_tokens, lm_head]``), as in PEFT.
     """
 
     #: The ``peft_type`` that adapter directories of this method carry.
@@ -142,6 +192,7 @@ class Adapter(Callback, ABC):
         target_modules: Names | None = None,
         layers: Layers | None = None,
         exclude: Names | None = None,
+        modules_to_save: list[str] | None = None,
     ) -> None:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
             raise UserError(f"adapter name '{name}': use letters, digits, '-' and '_', beginning with a letter.")
@@ -152,6 +203,7 @@ class Adapter(Callback, ABC):
         self.target_modules = target_modules
         self.layers = layers
         self.exclude = exclude
+        self.modules_to_save = modules_to_save
 
     # ---- what a method writes
 
@@ -169,8 +221,13 @@ class Adapter(Callback, ABC):
         return cls.peft_type is not None and config.get("peft_type") == cls.peft_type
 
     @classmethod
-    def convert(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """A directory of an older form in the form that :meth:`from_peft` and :meth:`peft_key` know."""
+    def convert(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor], model: PreTrainedModel, old: bool
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """A directory of an older form in the form that :meth:`from_peft` and :meth:`peft_key` know.
+
+        ``old`` says that the tensors come from a pickled ``adapter_model.bin``, as LLM-Adapters writes them.
+        """
         return config, tensors
 
     @classmethod
@@ -178,13 +235,16 @@ class Adapter(Callback, ABC):
         """The adapter that a PEFT ``adapter_config.json`` of this method describes."""
         raise UserError(f"{cls.__name__} reads no PEFT directories.")
 
-    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The adapter as PEFT writes it: the contents of ``adapter_config.json`` and the tensors by key."""
-        raise UserError(f"{type(self).__name__} has no PEFT format.")
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What this method adds to ``adapter_config.json``: its settings, by PEFT's names."""
+        raise UserError(f"{type(self).__name__} has no PEFT format; its checkpoints are .ckpt files.")
 
-    def peft_key(self, parameter: str) -> str:
-        """The key of ``parameter`` (as :meth:`adapter_parameters` names it) in a PEFT directory."""
-        raise UserError(f"{type(self).__name__} has no PEFT format.")
+    def follow_peft(self, model: PreTrainedModel) -> None:
+        """Behave as PEFT does where this method knows better; for adapters of PEFT's in plain models."""
+
+    def peft_name(self, own: str) -> str:
+        """PEFT's name for a layer's parameter ``own``, relative to the adapted module."""
+        return own
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Groups for the optimizer; one with the optimizer's own settings unless a method needs more.
@@ -194,6 +254,33 @@ class Adapter(Callback, ABC):
         return [{"params": list(self.adapter_parameters(model).values())}]
 
     # ---- what every method has
+
+    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The adapter as PEFT writes it: the contents of ``adapter_config.json`` and the tensors by key."""
+        config = {
+            "peft_type": self.peft_type,
+            "task_type": "CAUSAL_LM",
+            "inference_mode": True,
+            "modules_to_save": self.modules_to_save,
+            **self.peft_config(model),
+        }
+        return config, self.peft_tensors(model)
+
+    def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The tensors of a PEFT directory by key."""
+        return {self.peft_key(name): value.detach() for name, value in self.adapter_parameters(model).items()}
+
+    def peft_key(self, parameter: str) -> str:
+        """The key of ``parameter`` (as :meth:`adapter_parameters` names it) in a PEFT directory."""
+        path = site_of(parameter)
+        own = parameter.rsplit(f"{SLOT}.{self.name}.", 1)[1]
+        theirs = own.removeprefix(ModuleCopy.PREFIX) if own.startswith(ModuleCopy.PREFIX) else self.peft_name(own)
+        return f"base_model.model.{path}.{theirs}"
+
+    def sites(self, model: nn.Module) -> dict[str, AdapterLayer]:
+        """The method's own layers by the path of the module that each adapts, copies of whole modules left out."""
+        layers = adapter_layers(model, self.name).items()
+        return {site_of(path): layer for path, layer in layers if not isinstance(layer, ModuleCopy)}
 
     @property
     def state_key(self) -> str:
@@ -219,15 +306,35 @@ class Adapter(Callback, ABC):
         """
         if adapter_layers(model, self.name):
             return False
-        self.inject(model, architecture_of(model))
+        try:
+            self.inject(model, architecture_of(model))
+            self._copy_modules(model)
+        except UserError:
+            self.detach_from(model)  # an adapter is there as a whole or not at all
+            raise
         if seed is not None:
             self.initialize(model, seed)
         return True
 
+    def _copy_modules(self, model: PreTrainedModel) -> None:
+        for wanted in self.modules_to_save or []:
+            found = [
+                (path, module)
+                for path, module in model.named_modules()
+                if matches(path, [wanted]) and f".{SLOT}." not in f".{path}."
+            ]
+            if not found:
+                known = sorted({path.rsplit(".", 1)[-1] for path, _ in model.named_modules() if path})
+                raise UserError(f"modules_to_save: '{wanted}' is no module here: {did_you_mean(wanted, known)}")
+            for path, module in found:
+                if isinstance(getattr(module, SLOT, None), _Slot) and self.name in getattr(module, SLOT):
+                    raise UserError(f"modules_to_save: {path} is adapted already; leave it out with exclude.")
+                attach(module, ModuleCopy(module), self.name)
+
     def detach_from(self, model: nn.Module) -> None:
         """Take the adapter out again; a module without adapters is left as it was, hooks and all."""
         for path in adapter_layers(model, self.name):
-            owner = model.get_submodule(path.rsplit(f".{SLOT}.", 1)[0])
+            owner = model.get_submodule(site_of(path))
             slot = getattr(owner, SLOT)
             del slot[self.name]
             if not len(slot):
@@ -241,7 +348,7 @@ class Adapter(Callback, ABC):
         same adapter comes out whatever the order, the device or the sharding.
         """
         for path, layer in adapter_layers(model, self.name).items():
-            base = model.get_submodule(path.rsplit(f".{SLOT}.", 1)[0])
+            base = model.get_submodule(site_of(path))
 
             def generator_for(parameter: str, path: str = path) -> torch.Generator:
                 digest = hashlib.sha256(f"{seed}:{path}.{parameter}".encode()).digest()
@@ -264,13 +371,16 @@ class Adapter(Callback, ABC):
         """One line: where the adapter sits, how many parameters it has, and their share of the model."""
         own = sum(p.numel() for p in self.adapter_parameters(model).values())
         total = sum(p.numel() for p in model.parameters())
-        layers = adapter_layers(model, self.name).items()
-        paths = [path.rsplit(f".{SLOT}.", 1)[0] for path, layer in layers if any(True for _ in layer.parameters())]
-        kinds = sorted({path.rsplit(".", 1)[-1] for path in paths})
         return (
-            f"{type(self).__name__} '{self.name}': {len(paths)} modules ({', '.join(kinds)}), "
+            f"{type(self).__name__} '{self.name}': {self.extent(model)}, "
             f"{own:,} trainable parameters, {100 * own / total:.3g}% of {total:,}"
         )
+
+    def extent(self, model: PreTrainedModel) -> str:
+        """What the adapter occupies, in a few words for :meth:`describe`."""
+        layers = adapter_layers(model, self.name).items()
+        paths = [site_of(path) for path, layer in layers if any(True for _ in layer.parameters())]
+        return f"{len(paths)} modules ({', '.join(sorted({path.rsplit('.', 1)[-1] for path in paths}))})"
 
     @contextmanager
     def disabled(self, model: nn.Module) -> Iterator[None]:
@@ -309,7 +419,7 @@ class Adapter(Callback, ABC):
         for path, layer in adapter_layers(model, self.name).items():
             if not layer.enabled:
                 continue
-            base = model.get_submodule(path.rsplit(f".{SLOT}.", 1)[0])
+            base = model.get_submodule(site_of(path))
             delta = layer.delta(base)
             if delta is None:
                 undo()

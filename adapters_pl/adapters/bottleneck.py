@@ -13,7 +13,7 @@ from transformers.activations import ACT2FN
 
 from adapters_pl.adapters.base import Adapter, AdapterLayer
 from adapters_pl.errors import UserError, did_you_mean
-from adapters_pl.placement import SLOT, Layers, Names, Placement
+from adapters_pl.placement import Layers, Names, Placement
 
 Family = Literal["block", "linear"]
 Init = Literal["near_identity", "bert"]
@@ -153,13 +153,9 @@ class Bottleneck(Adapter):
             name=name,
         )
 
-    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Write the layout of LLM-Adapters' files, with the family beside it."""
-        parameters = self.adapter_parameters(model)
-        paths = sorted({name.rsplit(f".{SLOT}.", 1)[0] for name in parameters})
-        config = {
-            "peft_type": self.peft_type,
-            "task_type": "CAUSAL_LM",
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The layout of LLM-Adapters' files, with the family beside it."""
+        return {
             "use_parallel_adapter": self.parallel,
             "family": self.family,
             "bottleneck_size": self.bottleneck,
@@ -172,14 +168,12 @@ class Bottleneck(Adapter):
             "placement": self.placement,
             "layers": self.layers,
             "exclude_modules": self.exclude if self.family == "block" else None,
-            "target_modules": paths,
+            "target_modules": sorted(
+                path for path, layer in self.sites(model).items() if any(True for _ in layer.parameters())
+            ),
             "bias": "none",
-            "inference_mode": True,
         }
-        return config, {self.peft_key(name): parameter.detach() for name, parameter in parameters.items()}
 
-    def peft_key(self, parameter: str) -> str:
-        """``<path>.adapters.<name>.adapter_down`` is ``base_model.model.<path>.adapter_down.weight`` there."""
-        path, own = parameter.rsplit(f".{SLOT}.{self.name}.", 1)
-        theirs = f"{own}.weight" if own in ("adapter_down", "adapter_up") else own
-        return f"base_model.model.{path}.{theirs}"
+    def peft_name(self, own: str) -> str:
+        """``adapter_down`` and ``adapter_up`` are the weights of linear layers there."""
+        return f"{own}.weight" if own in ("adapter_down", "adapter_up") else own

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
+from adapters_pl.adapters.base import Adapter, AdapterLayer, attach
 from adapters_pl.architectures import Architecture
-from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, matches, resolve
+from adapters_pl.placement import Layers, Names, Placement, Site, matches, resolve
 
 
 class IA3Layer(AdapterLayer):
@@ -108,21 +108,11 @@ class IA3(Adapter):
             name=name,
         )
 
-    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Write PEFT's ``IA3Config`` with the very modules that were adapted."""
-        layers = {path.rsplit(f".{SLOT}.", 1)[0]: layer for path, layer in adapter_layers(model, self.name).items()}
-        config = {
-            "peft_type": self.peft_type,
-            "task_type": "CAUSAL_LM",
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """PEFT's ``IA3Config`` with the very modules that were adapted."""
+        layers = self.sites(model)
+        return {
             "target_modules": sorted(layers),
             "feedforward_modules": sorted(path for path, layer in layers.items() if layer.scales_input),
             "fan_in_fan_out": any(isinstance(model.get_submodule(path), Conv1D) for path in layers),
-            "inference_mode": True,
         }
-        parameters = self.adapter_parameters(model)
-        return config, {self.peft_key(name): parameter.detach() for name, parameter in parameters.items()}
-
-    def peft_key(self, parameter: str) -> str:
-        """``<path>.adapters.<name>.ia3_l`` is PEFT's ``base_model.model.<path>.ia3_l``."""
-        path, own = parameter.rsplit(f".{SLOT}.{self.name}.", 1)
-        return f"base_model.model.{path}.{own}"

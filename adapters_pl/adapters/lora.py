@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError
-from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, resolve
+from adapters_pl.placement import Layers, Names, Placement, Site, resolve
 
 Init = Literal["kaiming", "gaussian"]
 
@@ -205,7 +205,9 @@ class LoRA(Adapter):
         return [{"params": rest}, {"params": fast, "lr_ratio": self.lr_ratio}]
 
     @classmethod
-    def convert(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    def convert(
+        cls, config: dict[str, Any], tensors: dict[str, Tensor], model: PreTrainedModel, old: bool
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """LLM-Adapters' LoRA on parts of a fused projection, as a plain LoRA that computes the same.
 
         Its files hold, for the n enabled parts of three, ``lora_A`` (n r, in) and ``lora_B`` (n out/3, r, 1):
@@ -251,14 +253,10 @@ class LoRA(Adapter):
             name=name,
         )
 
-    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Write PEFT's ``LoraConfig`` with the very modules that were adapted, so that no default can differ."""
-        parameters = self.adapter_parameters(model)
-        paths = sorted({name.rsplit(f".{SLOT}.", 1)[0] for name in parameters})
-        transposed = any(isinstance(model.get_submodule(path), Conv1D) for path in paths)
-        config = {
-            "peft_type": self.peft_type,
-            "task_type": "CAUSAL_LM",
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """PEFT's ``LoraConfig`` with the very modules that were adapted, so that no default can differ."""
+        paths = sorted(self.sites(model))
+        return {
             "r": self.rank,
             "lora_alpha": self.alpha,
             "lora_dropout": self.dropout,
@@ -268,17 +266,12 @@ class LoRA(Adapter):
             "alpha_pattern": self.alpha_pattern or {},
             "target_modules": paths,
             "bias": "none",
-            "fan_in_fan_out": transposed,
-            "inference_mode": True,
+            "fan_in_fan_out": any(isinstance(model.get_submodule(path), Conv1D) for path in paths),
         }
-        tensors = {self.peft_key(name): parameter.detach() for name, parameter in parameters.items()}
-        return config, tensors
 
-    def peft_key(self, parameter: str) -> str:
-        """``<path>.adapters.<name>.lora_A`` is PEFT's ``base_model.model.<path>.lora_A.weight``."""
-        path, own = parameter.rsplit(f".{SLOT}.{self.name}.", 1)
-        theirs = "lora_magnitude_vector" if own == "magnitude" else f"{own}.weight"
-        return f"base_model.model.{path}.{theirs}"
+    def peft_name(self, own: str) -> str:
+        """``lora_A`` and ``lora_B`` are the weights of linear layers there, and the magnitude is a vector."""
+        return "lora_magnitude_vector" if own == "magnitude" else f"{own}.weight"
 
 
 Number = TypeVar("Number", int, float)

@@ -7,8 +7,20 @@ import copy
 import pytest
 import torch
 
-from adapters_pl import IA3, LoRA, ParallelAdapter, SeriesAdapter, UserError, load_adapter, save_adapter
+from adapters_pl import (
+    IA3,
+    LoRA,
+    ParallelAdapter,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    SeriesAdapter,
+    UserError,
+    load_adapter,
+    save_adapter,
+)
 from adapters_pl.adapters import adapter_layers
+from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter
 from tests.conftest import TINY, tiny_model
 
 METHODS = {
@@ -26,6 +38,12 @@ METHODS = {
     "parallel-linear": lambda **kw: ParallelAdapter(8, family="linear", placement="attn", **kw),
     "ia3": lambda **kw: IA3(**kw),
     "lora-all-linear": lambda **kw: LoRA(rank=4, alpha=8, target_modules="all-linear", **kw),
+    "prefix": lambda **kw: PrefixTuning(5, **kw),
+    "prefix-projection": lambda **kw: PrefixTuning(5, projection=12, **kw),
+    "prompt": lambda **kw: PromptTuning(5, **kw),
+    "prompt-random": lambda **kw: PromptTuning(5, init="random", **kw),
+    "ptuning": lambda **kw: PTuning(5, encoder_hidden=12, **kw),
+    "ptuning-lstm": lambda **kw: PTuning(5, encoder="lstm", encoder_hidden=12, **kw),
 }
 CELLS = [pytest.param((method, arch), id=f"{method}-{arch}") for method in METHODS for arch in TINY]
 
@@ -65,9 +83,12 @@ def logits(model, batch=None):
         return model(**batch).logits[batch["attention_mask"].bool()]
 
 
-def test_identity_at_step_0(cell):
-    model, base, _ = cell
-    assert torch.equal(logits(model), logits(base))
+def test_the_function_at_step_0(cell):
+    model, base, adapter = cell
+    if isinstance(adapter, VirtualTokenAdapter):  # what stands before the text is read
+        assert not torch.allclose(logits(model), logits(base), atol=1e-3)
+    else:
+        assert torch.equal(logits(model), logits(base))
 
 
 @pytest.mark.parametrize("method", [SeriesAdapter, ParallelAdapter])
@@ -116,7 +137,9 @@ def test_merged_equals_unmerged_and_the_undo_is_exact(cell):
     perturb(model, adapter)
     unmerged = logits(model)
     weights = {name: value.clone() for name, value in model.state_dict().items()}
-    if isinstance(adapter, SeriesAdapter | ParallelAdapter):  # a non-linearity is no change of a weight
+    if isinstance(
+        adapter, SeriesAdapter | ParallelAdapter | VirtualTokenAdapter
+    ):  # a non-linearity is no change of a weight
         with pytest.raises(UserError, match="cannot be merged into the base"):
             adapter.merge(model)
         assert torch.equal(logits(model), unmerged)
@@ -145,7 +168,8 @@ def test_save_and_load_give_the_same_function(cell, tmp_path):
     perturb(model, adapter)
     save_adapter(model, adapter, tmp_path / "adapter")
     loaded = load_adapter(copy.deepcopy(base), tmp_path / "adapter")
-    assert torch.equal(logits(loaded), logits(model))
+    # An encoder runs once when it is saved, and its rounding there may be another than in a forward pass.
+    assert torch.allclose(logits(loaded), logits(model), atol=1e-5 if isinstance(adapter, PTuning) else 0, rtol=0)
 
 
 def test_generation_with_cache_equals_generation_without(cell):
@@ -204,7 +228,7 @@ def test_a_deep_copy_is_independent(cell):
     assert torch.equal(logits(twin), before)
     with torch.no_grad():
         for parameter in adapter.adapter_parameters(twin).values():
-            parameter.mul_(3)
+            parameter.add_(torch.randn_like(parameter))
     assert torch.equal(logits(model), before)
     assert not torch.allclose(logits(twin), before, atol=1e-3)
     adapter.detach_from(twin)

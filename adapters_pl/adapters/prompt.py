@@ -1,0 +1,138 @@
+"""Prompt tuning: learned embeddings in front of the text (Lester et al. 2021, arXiv 2104.08691)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, normal
+
+Init = Literal["vocabulary", "random"]
+
+
+class SoftPrompt(VirtualTokens):
+    """``prompt_embeddings`` (P, D) in front of the embedded text, D the width of the base's embedding table.
+
+    The decoder's last hidden states, and so the logits, are those of the T given tokens, unless the virtual
+    ones are asked for. Not the identity at step 0: P tokens of the vocabulary, or of noise, stand before the text.
+    """
+
+    def __init__(self, count: int, width: int, init: Init) -> None:
+        super().__init__(count)
+        self.init = init
+        self.prompt_embeddings = nn.Parameter(torch.empty(count, width, dtype=torch.float32))
+
+    def embeddings(self) -> Tensor:
+        """The parameter itself."""
+        return self.prompt_embeddings
+
+    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
+        """Take the text's embeddings, those of tokens drawn from the vocabulary, or noise of their scale."""
+        table: Tensor = base.get_input_embeddings().weight  # type: ignore[operator]
+        generator = generator_for("prompt_embeddings")
+        ids = self.text_ids
+        if ids is None and self.init == "vocabulary":
+            ids = torch.randint(table.shape[0], (self.count,), generator=generator)
+        if ids is not None:
+            self.prompt_embeddings.copy_(table[ids.to(table.device)])
+        else:
+            normal(self.prompt_embeddings, float(table.float().std()), generator)
+
+    def begin(self, base: nn.Module, call: dict[str, Any], batch: int) -> None:
+        """Embed the given tokens and put the virtual ones in front."""
+        embedded = call.get("inputs_embeds")
+        if embedded is None:
+            embedded = base.get_input_embeddings()(call.pop("input_ids"))  # type: ignore[operator]
+        virtual = self.embeddings().to(embedded).expand(batch, -1, -1)
+        call["inputs_embeds"] = torch.cat([virtual, embedded], dim=1)
+        call["input_ids"] = None
+        if (positions := call.get("position_ids")) is not None:
+            first = torch.arange(self.count, device=positions.device).expand(positions.shape[0], -1)
+            call["position_ids"] = torch.cat([first, positions], dim=1)
+
+    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Take the virtual positions out of the hidden states again."""
+        if kwargs.get("inputs_embeds") is None or self.return_virtual:
+            return output
+        if isinstance(output, tuple):
+            return (output[0][:, self.count :], *output[1:])
+        output.last_hidden_state = output.last_hidden_state[:, self.count :]
+        if output.get("hidden_states") is not None:
+            output.hidden_states = tuple(states[:, self.count :] for states in output.hidden_states)
+        return output
+
+
+class SoftPromptAdapter(VirtualTokenAdapter):
+    """What :class:`PromptTuning` and PTuning share."""
+
+    def follow_peft(self, model: PreTrainedModel) -> None:
+        """Count positions by place: PEFT drops the positions that ``generate`` takes from the mask.
+
+        A left-padded row then sees its text further from the virtual tokens than an unpadded one, so this is
+        only for adapters in plain transformers models, which should answer as they do under PEFT.
+        """
+        self.layer(model).by_place = True
+
+
+class PromptTuning(SoftPromptAdapter):
+    """Learned embeddings in front of the text's own.
+
+    Not the identity at step 0. Logits cover the T given tokens; ``model(..., return_virtual=True)`` gives
+    those of the virtual tokens too, P + T.
+
+    Args:
+        virtual_tokens: how many; the paper (section 3.2) finds little gain beyond 20.
+        init: ``vocabulary`` begins as tokens drawn from the vocabulary, ``random`` as noise of their scale.
+        init_text: begin as this text's tokens instead, repeated or cut to fit.
+        name: what tells several adapters of one model apart.
+    """
+
+    peft_type = "PROMPT_TUNING"
+
+    def __init__(
+        self,
+        virtual_tokens: int = 20,
+        *,
+        init: Init = "vocabulary",
+        init_text: str | None = None,
+        name: str = "default",
+    ) -> None:
+        super().__init__(virtual_tokens, init_text, name)
+        self.init = init
+
+    def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
+        """A :class:`SoftPrompt` as wide as the embedding table."""
+        return SoftPrompt(self.virtual_tokens, embedding_width(model), self.init)
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], name: str) -> PromptTuning:
+        """Read PEFT's ``PromptTuningConfig``; how the tokens began does not matter any more."""
+        return cls(config["num_virtual_tokens"], name=name)
+
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """PEFT's ``PromptTuningConfig``."""
+        return {**virtual_token_config(model, self.virtual_tokens), "prompt_tuning_init": "RANDOM"}
+
+
+def embedding_width(model: PreTrainedModel) -> int:
+    """The width of the base's embedding table, which is not the hidden size in every model (OPT-350m)."""
+    table: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
+    return table.shape[1]
+
+
+def virtual_token_config(model: PreTrainedModel, count: int) -> dict[str, Any]:
+    """What PEFT writes of every method that puts tokens in front of the text."""
+    text = model.config.get_text_config()
+    return {
+        "num_virtual_tokens": count,
+        "token_dim": embedding_width(model),
+        "num_layers": text.num_hidden_layers,
+        "num_attention_heads": text.num_attention_heads,
+        "num_transformer_submodules": 1,
+        # PEFT's prompt-based methods know no modules that are trained beside them.
+        "modules_to_save": None,
+    }

@@ -1,0 +1,111 @@
+"""P-tuning: virtual tokens that a small network makes (Liu et al. 2021, "GPT understands, too", arXiv 2103.10385)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from adapters_pl.adapters.prompt import SoftPrompt, SoftPromptAdapter, embedding_width, virtual_token_config
+from adapters_pl.adapters.virtual_tokens import normal, reset_network
+from adapters_pl.errors import UserError
+
+Encoder = Literal["mlp", "lstm"]
+
+
+class EncodedPrompt(SoftPrompt):
+    """A soft prompt ``encoder(prompt_embeddings)``, (P, D) -> (P, D); trained are the encoder and what it reads.
+
+    ``mlp`` is three linear layers with ReLU between them, ``lstm`` a bidirectional LSTM of two layers and an MLP
+    behind it (section 3.1 of the paper); both as in PEFT.
+    """
+
+    def __init__(self, count: int, width: int, kind: Encoder, hidden: int, lstm_layers: int, dropout: float) -> None:
+        super().__init__(count, width, "random")
+        self.lstm: nn.LSTM | None = None
+        if kind == "lstm":
+            self.lstm = nn.LSTM(width, hidden, lstm_layers, dropout=dropout, bidirectional=True, batch_first=True)
+            self.mlp = nn.Sequential(nn.Linear(2 * hidden, 2 * hidden), nn.ReLU(), nn.Linear(2 * hidden, width))
+        else:
+            self.mlp = nn.Sequential(
+                nn.Linear(width, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, width),
+            )
+
+    def embeddings(self) -> Tensor:
+        """What the encoder makes of the parameters."""
+        inputs = self.prompt_embeddings
+        if self.lstm is not None:
+            inputs = self.lstm(inputs[None])[0][0]
+        return self.mlp(inputs)
+
+    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
+        """Draw the inputs from N(0, 1) as PEFT does, and the encoder as PyTorch does."""
+        normal(self.prompt_embeddings, 1.0, generator_for("prompt_embeddings"))
+        reset_network(self, "", generator_for)
+
+
+class PTuning(SoftPromptAdapter):
+    """Virtual tokens that an encoder makes; after training only what it makes is kept.
+
+    Not the identity at step 0. Logits cover the T given tokens; ``model(..., return_virtual=True)`` gives
+    those of the virtual tokens too, P + T.
+
+    Args:
+        virtual_tokens: how many.
+        encoder: ``mlp``, ``lstm``, or none: the tokens are then parameters themselves, which is what a saved
+            directory holds.
+        encoder_hidden: the encoder's hidden size; the embedding's width if not given.
+        lstm_layers: the LSTM's layers.
+        lstm_dropout: between them.
+        name: what tells several adapters of one model apart.
+    """
+
+    peft_type = "P_TUNING"
+
+    def __init__(
+        self,
+        virtual_tokens: int = 20,
+        *,
+        encoder: Encoder | None = "mlp",
+        encoder_hidden: int | None = None,
+        lstm_layers: int = 2,
+        lstm_dropout: float = 0.0,
+        name: str = "default",
+    ) -> None:
+        super().__init__(virtual_tokens, None, name)
+        if encoder_hidden is not None and encoder_hidden < 1:
+            raise UserError(f"PTuning: encoder_hidden is {encoder_hidden}; it must be at least 1.")
+        self.encoder = encoder
+        self.encoder_hidden = encoder_hidden
+        self.lstm_layers = lstm_layers
+        self.lstm_dropout = lstm_dropout
+
+    def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
+        """An :class:`EncodedPrompt` as wide as the embedding table."""
+        width = embedding_width(model)
+        if self.encoder is None:
+            return SoftPrompt(self.virtual_tokens, width, "random")
+        hidden = self.encoder_hidden or width
+        return EncodedPrompt(self.virtual_tokens, width, self.encoder, hidden, self.lstm_layers, self.lstm_dropout)
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], name: str) -> PTuning:
+        """Read PEFT's ``PromptEncoderConfig``, whose directories hold no encoder."""
+        return cls(config["num_virtual_tokens"], encoder=None, name=name)
+
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """PEFT's ``PromptEncoderConfig``."""
+        return {
+            **virtual_token_config(model, self.virtual_tokens),
+            "encoder_reparameterization_type": (self.encoder or "mlp").upper(),
+            "encoder_hidden_size": self.encoder_hidden or embedding_width(model),
+            "encoder_num_layers": self.lstm_layers,
+            "encoder_dropout": self.lstm_dropout,
+        }
