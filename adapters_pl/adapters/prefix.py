@@ -7,11 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, normal, reset_network
+from adapters_pl.adapters.virtual_tokens import (
+    VirtualTokenAdapter,
+    VirtualTokens,
+    normal,
+    parameter_names,
+    reset_network,
+)
 from adapters_pl.errors import UserError
 
 
@@ -50,6 +57,7 @@ class Prefix(VirtualTokens):
     def __init__(self, count: int, layers: int, heads: int, head_dim: int, projection: int | None) -> None:
         super().__init__(count)
         self.layers, self.heads, self.head_dim = layers, heads, head_dim
+        self._lent: list[tuple[GradientCheckpointingLayer, RemovableHandle]] = []
         width = layers * 2 * heads * head_dim
         self.prompt_embeddings = nn.Parameter(torch.empty(count, heads * head_dim if projection else width))
         self.mlp: nn.Sequential | None = None
@@ -99,27 +107,47 @@ class Prefix(VirtualTokens):
             else:
                 past.update(keys, values, index)
         past.virtual_length = getattr(past, "virtual_length", 0) + self.count
+        self._take_back()  # what a call that failed may have left
         if checkpointed:
-            self._keep_cache(base, True)
+            self._lend_to_layers(base, past)
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Take back the cache that was lent."""
         past = kwargs.get("past_key_values")
         if isinstance(past, FixedCache):
-            self._keep_cache(base, False)
+            self._take_back()
             if isinstance(output, tuple):
                 return tuple(part for part in output if part is not past)
             output["past_key_values"] = None
         return output
 
-    @staticmethod
-    def _keep_cache(base: nn.Module, keep: bool) -> None:
-        """Whether checkpointed decoder layers are given the cache; by default transformers takes it from them."""
+    def _lend_to_layers(self, base: nn.Module, past: Cache) -> None:
+        """Give ``past`` to checkpointed layers, from which transformers takes every cache away.
+
+        It does so since a cache that grows would grow again when the layer is recomputed; this one keeps nothing.
+        """
         if not hasattr(GradientCheckpointingLayer, "_can_checkpoint_with_cache"):
             raise UserError("Prefix tuning with activation checkpointing needs a newer transformers (5.23 or later).")
+
+        def give(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            names = parameter_names(type(layer).forward)
+            name = next(name for name in ("past_key_values", "layer_past") if name in names)
+            place = names.index(name)
+            if place < len(args):
+                return (*args[:place], past, *args[place + 1 :]), kwargs
+            return args, {**kwargs, name: past}
+
         for module in base.modules():
             if isinstance(module, GradientCheckpointingLayer):
-                module._can_checkpoint_with_cache = keep
+                module._can_checkpoint_with_cache = True
+                self._lent.append((module, module.register_forward_pre_hook(give, with_kwargs=True)))
+
+    def _take_back(self) -> None:
+        """Leave the layers as they were."""
+        while self._lent:
+            layer, hook = self._lent.pop()
+            layer._can_checkpoint_with_cache = False
+            hook.remove()
 
 
 class PrefixTuning(VirtualTokenAdapter):

@@ -32,15 +32,16 @@ class SoftPrompt(VirtualTokens):
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
         """Take the text's embeddings, those of tokens drawn from the vocabulary, or noise of their scale."""
-        table: Tensor = base.get_input_embeddings().weight  # type: ignore[operator]
+        # Asked, not read from its table: some models scale what they look up (Gemma).
+        embed: nn.Module = base.get_input_embeddings()  # type: ignore[operator]
+        table: Tensor = embed.weight  # type: ignore[assignment]
         generator = generator_for("prompt_embeddings")
-        ids = self.text_ids
-        if ids is None and self.init == "vocabulary":
-            ids = torch.randint(table.shape[0], (self.count,), generator=generator)
-        if ids is not None:
-            self.prompt_embeddings.copy_(table[ids.to(table.device)])
+        drawn = torch.randint(table.shape[0], (self.count,), generator=generator)
+        embedded = embed((drawn if self.text_ids is None else self.text_ids).to(table.device)).float()
+        if self.text_ids is None and self.init == "random":
+            normal(self.prompt_embeddings, float(embedded.std(correction=0)), generator)
         else:
-            normal(self.prompt_embeddings, float(table.float().std()), generator)
+            self.prompt_embeddings.copy_(embedded)
 
     def begin(self, base: nn.Module, call: dict[str, Any], batch: int) -> None:
         """Embed the given tokens and put the virtual ones in front."""
@@ -51,8 +52,10 @@ class SoftPrompt(VirtualTokens):
         call["inputs_embeds"] = torch.cat([virtual, embedded], dim=1)
         call["input_ids"] = None
         if (positions := call.get("position_ids")) is not None:
-            first = torch.arange(self.count, device=positions.device).expand(positions.shape[0], -1)
-            call["position_ids"] = torch.cat([first, positions], dim=1)
+            # A prefix that is there already holds the first positions.
+            start = getattr(call.get("past_key_values"), "virtual_length", 0)
+            first = torch.arange(start, start + self.count, device=positions.device)
+            call["position_ids"] = torch.cat([first.expand(positions.shape[0], -1), positions], dim=1)
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Take the virtual positions out of the hidden states again."""

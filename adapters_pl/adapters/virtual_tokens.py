@@ -50,7 +50,7 @@ class VirtualTokens(AdapterLayer):
 
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Extend mask and positions of every call, and begin the sequence if this call does."""
-        call = {**dict(zip(_parameter_names(type(base).forward), args, strict=False)), **kwargs}
+        call = {**dict(zip(parameter_names(type(base).forward), args, strict=False)), **kwargs}
         given = call["input_ids"] if call.get("input_ids") is not None else call["inputs_embeds"]
         mask, positions = call.get("attention_mask"), call.get("position_ids")
         if mask is not None:
@@ -71,7 +71,8 @@ def begins(call: dict[str, Any]) -> bool:
 
 
 @cache
-def _parameter_names(forward: Callable[..., Any]) -> list[str]:
+def parameter_names(forward: Callable[..., Any]) -> list[str]:
+    """The names of a module's ``forward``'s parameters, in their order, without ``self``."""
     return [name for name in inspect.signature(forward).parameters if name != "self"]
 
 
