@@ -5,7 +5,8 @@ The public names are imported on first use, so that ``import adapters_pl`` costs
 - :class:`CausalLMModule`, the Lightning module around a frozen Hugging Face causal LM;
 - :class:`Adapter` and its methods (:class:`LoRA`, :class:`PrefixTuning`, ...), Lightning callbacks that inject modules;
 - the datasets (:class:`GSM8K`, :class:`InstructionJSON`, ...), Lightning data modules;
-- :func:`load_adapter`, which puts a saved adapter into any transformers model.
+- :func:`load_adapter`, which puts a saved adapter into any transformers model, and :func:`activate`, which
+  switches between several.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ _EXPORTS = {
     "PrefixTuning": "adapters",
     "PromptTuning": "adapters",
     "PTuning": "adapters",
+    "activate": "adapters",
     "load_adapter": "checkpoint",
     "save_adapter": "checkpoint",
     "ReasoningDataModule": "data",
@@ -36,6 +38,7 @@ _EXPORTS = {
     "Math10K": "data",
     "BoolQ": "data",
     "ARCChallenge": "data",
+    "Commonsense170K": "data",
     "InstructionJSON": "data",
     "WordProblems": "data",
     "UserError": "errors",

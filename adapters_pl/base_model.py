@@ -38,7 +38,7 @@ def locate(base: str) -> str:
     """What transformers is given for ``base``: an embedded base's folder, a directory, or a hub id.
 
     Raises:
-        UserError: it looks like a path and no such directory exists, or the directory holds no model.
+        UserError: it looks like a path and no such directory exists, or what is there holds no model.
     """
     if base in EMBEDDED:
         return str(EMBEDDED[base])
@@ -47,6 +47,10 @@ def locate(base: str) -> str:
         if not (path / "config.json").is_file():
             raise UserError(f"base '{base}': the directory has no config.json, so it holds no model.")
         return str(path)
+    if path.is_file() and path.suffix == ".json":
+        raise UserError(
+            f"base '{base}': a configuration alone has no weights and no tokenizer; it can only be planned."
+        )
     looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or path.exists()
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
         raise UserError(f"base '{base}': no such directory. Give a model directory or a hub id like org/name.")
@@ -62,34 +66,42 @@ def _unreachable(base: str, what: str, error: Exception) -> UserError:
     )
 
 
-def _check_hub(base: str, revision: str | None) -> None:
-    """Fail at once where a hub id can neither be read from the cache nor be asked for.
+def check_hub(base: str, file: str, revision: str | None = None) -> None:
+    """Fail at once where ``file`` of a hub id can neither be read from the cache nor be asked for.
 
     Without this, the hub's client tries for a minute to reach a host that has no address.
 
     Raises:
-        UserError: there is no network, and the base was never downloaded.
+        UserError: there is no network, and it was never downloaded.
     """
     if Path(locate(base)).is_dir() or constants.HF_HUB_OFFLINE or getproxies():
         return
-    if isinstance(try_to_load_from_cache(base, "config.json", revision=revision), str):
+    if isinstance(try_to_load_from_cache(base, file, revision=revision), str):
         return
     host = urlsplit(constants.ENDPOINT).hostname
     try:
         socket.getaddrinfo(host, None)
     except OSError as error:
         raise UserError(
-            f"base '{base}': no such directory, and the hub cannot be reached to download it "
-            f"({host}: {error.strerror})."
+            f"'{base}': no such directory, and the hub cannot be reached to download it ({host}: {error.strerror})."
         ) from error
 
 
 def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
-    """The model configuration of ``base``; cheap, and the first thing to fail when the base is wrong."""
-    _check_hub(base, revision)
+    """The model configuration of ``base``; cheap, and the first thing to fail when the base is wrong.
+
+    A ``config.json`` alone will do here: all shapes are in it.
+    """
+    file = Path(base).expanduser()
+    alone = base not in EMBEDDED and file.is_file() and file.suffix == ".json"
+    if not alone:
+        check_hub(base, "config.json", revision)
     try:
-        return AutoConfig.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
+        where = str(file) if alone else locate(base)
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
+        if alone:
+            raise UserError(f"base '{base}': this file is no model configuration: {first_line(error)}") from error
         raise _unreachable(base, "configuration", error) from error
 
 
@@ -163,6 +175,26 @@ def load_base(
     return model.eval()
 
 
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> PreTrainedTokenizerBase:
+    """Give ``tokenizer`` new tokens of their own; those that it has already stay what they are."""
+    tokenizer.add_tokens(tokens)
+    return tokenizer
+
+
+def grow_embeddings(model: PreTrainedModel, rows: int) -> None:
+    """Make the embedding table (and an untied head) at least ``rows`` long; a new row is the mean of the old ones."""
+    table: Any = model.get_input_embeddings()
+    if rows <= table.weight.shape[0]:
+        return
+    before = table.weight.shape[0]
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for module in {model.get_input_embeddings(), model.get_output_embeddings()} - {None}:
+        weight: Any = module.weight
+        if not weight.is_meta:
+            weight.data[before:] = weight.data[:before].float().mean(dim=0).to(weight.dtype)
+    model.requires_grad_(False)
+
+
 def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model's structure on the meta device: all shapes, no weights, and no memory."""
     with torch.device("meta"):
@@ -171,8 +203,9 @@ def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> Pre
 
 def context_length(config: PretrainedConfig) -> int | None:
     """The longest sequence the model was made for, in tokens; ``None`` if its configuration names none."""
+    text = config.get_text_config()  # a multimodal model's decoder has one of its own
     for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
-        value = getattr(config, key, None)
+        value = getattr(text, key, None)
         if isinstance(value, int):
             return value
     return None
@@ -182,7 +215,7 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     """What tells one base from another, whatever its path, dtype or quantisation.
 
     ``structure`` is a hash over the model type and the logical shapes of its modules, and ``sample`` holds
-    some values of the input embedding, which quantisation leaves alone.
+    some values of the input embedding, which quantisation leaves alone; none on the meta device.
     """
     digest = hashlib.sha256(model.config.model_type.encode())
     for path, module in model.named_modules():
@@ -192,6 +225,8 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
         digest.update(f"{path}:{linear_sizes(module) or tuple(weight.shape)};".encode())
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Module)
+    if embedding.weight.is_meta:
+        return {"structure": digest.hexdigest(), "sample": []}
     table = embedding.weight.detach().flatten()  # type: ignore[operator]
     places = torch.linspace(0, table.numel() - 1, _SAMPLED, dtype=torch.float64).long().to(table.device)
     sample = table[places].float().cpu()
@@ -202,5 +237,7 @@ def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
     """Whether two fingerprints are of one base; values may differ as float16 and bfloat16 round them."""
     if one["structure"] != other["structure"]:
         return False
+    if not one["sample"] or not other["sample"]:
+        return True
     a, b = torch.tensor(one["sample"]), torch.tensor(other["sample"])
     return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))

@@ -64,7 +64,10 @@ class RunRecorder(Callback):
             portable = [adapter for adapter in pl_module.adapters.values() if adapter.peft_type]
             for adapter in portable:
                 folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")
-                print(f"adapter: {save_adapter(pl_module.model, adapter, folder, pl_module.base)}")
+                tokens = pl_module.add_tokens
+                print(f"adapter: {save_adapter(pl_module.model, adapter, folder, pl_module.base, tokens)}")
+                if tokens:
+                    pl_module.tokenizer.save_pretrained(folder)
             print(f"run: {self.run.path}  (test it with: adapters-pl test)")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

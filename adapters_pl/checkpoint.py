@@ -1,32 +1,45 @@
-"""Reading and writing adapter directories, and putting a saved adapter into a plain transformers model."""
+"""Reading and writing adapters: directories in PEFT's format, LLM-Adapters' files, and our own checkpoints."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import PreTrainedModel
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
 
 from adapters_pl.adapters import Adapter
-from adapters_pl.base_model import fingerprint, same_base
+from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.placement import SLOT
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 OLD_WEIGHTS_NAME = "adapter_model.bin"
 
+_STRUCTURE = ("model_type", "hidden_size", "num_hidden_layers")
 
-def save_adapter(model: PreTrainedModel, adapter: Adapter, path: str | Path, base: str | None = None) -> Path:
+
+def save_adapter(
+    model: PreTrainedModel,
+    adapter: Adapter,
+    path: str | Path,
+    base: str | None = None,
+    add_tokens: list[str] | None = None,
+) -> Path:
     """Write ``adapter`` as a directory in PEFT's format; both files appear whole or not at all.
 
     Args:
@@ -34,14 +47,20 @@ def save_adapter(model: PreTrainedModel, adapter: Adapter, path: str | Path, bas
         adapter: which of its adapters.
         path: the directory; made if it is not there.
         base: what the directory calls its base; the model's own name if not given.
+        add_tokens: tokens that the base's tokenizer was given before training; they are noted beside the weights.
     """
     config, tensors = adapter.to_peft(model)
+    text = model.config.get_text_config()
+    # PEFT's configuration has no place for it: what tells a deeper or wider relative of the base apart.
+    metadata = {"format": "pt", **{key: str(getattr(text, key)) for key in _STRUCTURE}}
+    if add_tokens:
+        metadata["add_tokens"] = json.dumps(add_tokens)
     config = {"base_model_name_or_path": base or model.config.name_or_path or None, **config}
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
         weights = Path(temporary) / WEIGHTS_NAME
-        save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, weights, {"format": "pt"})
+        save_file({key: tensor.cpu().contiguous() for key, tensor in tensors.items()}, weights, metadata)
         description = Path(temporary) / CONFIG_NAME
         description.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         os.replace(weights, folder / WEIGHTS_NAME)
@@ -49,28 +68,158 @@ def save_adapter(model: PreTrainedModel, adapter: Adapter, path: str | Path, bas
     return folder
 
 
+@dataclass
+class SavedAdapters:
+    """Adapters as they were read, before they are put into a model.
+
+    Attributes:
+        where: the directory or checkpoint, for messages.
+        adapters: the adapters; one, unless a checkpoint holds several.
+        tensors: their tensors, by the source's own keys.
+        key: the key of an adapter's parameter among them.
+        base_id: what the source calls its base.
+        check: refuses a model of another base.
+        add_tokens: tokens that the base's tokenizer was given before training.
+    """
+
+    where: Path
+    adapters: list[Adapter]
+    tensors: dict[str, Tensor]
+    key: Callable[[Adapter, str], str]
+    base_id: str | None
+    check: Callable[[PreTrainedModel], None]
+    add_tokens: list[str]
+
+    def put_into(self, model: PreTrainedModel) -> None:
+        """Inject the adapters into ``model`` and give every parameter its tensor, or change nothing.
+
+        On the meta device parameters are replaced by the tensors, so that a directory can be written without
+        the base's weights.
+
+        Raises:
+            UserError: the model has an adapter of that name, a tensor is missing, left over, of another shape
+                or not finite, or the base is another.
+        """
+        self.check(model)
+        self.make_room(model)
+        added: list[Adapter] = []
+        try:
+            for adapter in self.adapters:
+                if not adapter.attach_to(model, seed=None):
+                    raise UserError(f"Two adapters are named '{adapter.name}': load one under another name.")
+                added.append(adapter)
+            self.fill(model)
+        except UserError:
+            for adapter in added:
+                adapter.detach_from(model)
+            raise
+
+    def make_room(self, model: PreTrainedModel) -> None:
+        """Grow the model's embeddings if the saved ones, which were trained whole, have tokens that it lacks."""
+        embedding = model.get_input_embeddings()
+        path = next(path for path, module in model.named_modules() if module is embedding)
+        leaf = path.rsplit(".", 1)[-1]
+        for key, tensor in self.tensors.items():
+            if re.search(rf"(^|\.){leaf}\.({SLOT}\..+\.)?weight$", key):
+                grow_embeddings(model, tensor.shape[0])
+
+    def fill(self, model: PreTrainedModel) -> None:
+        """Give every parameter of the adapters, which are in ``model`` already, its tensor."""
+        expected = {
+            self.key(adapter, name): (name, parameter)
+            for adapter in self.adapters
+            for name, parameter in adapter.adapter_state(model).items()
+        }
+        if self.where.is_dir():
+            # PEFT's format has parameters only; what is saved beside them is made again where one of its own is read.
+            expected = {key: found for key, found in expected.items() if isinstance(found[1], nn.Parameter)}
+        for key, (_, parameter) in expected.items():
+            if key not in self.tensors:
+                raise UserError(f"{self.where}: does not fit this model: {key} is missing.")
+            tensor = self.tensors[key]
+            if tensor.shape != parameter.shape:
+                raise UserError(
+                    f"{self.where}: belongs to another base: {key} has shape {tuple(tensor.shape)}, "
+                    f"this model needs {tuple(parameter.shape)}."
+                )
+            if not torch.isfinite(tensor).all():
+                raise UserError(f"{self.where}: {key} holds values that are not finite.")
+        if left := sorted(set(self.tensors) - set(expected)):
+            more = f" (and {len(left) - 1} more)" if len(left) > 1 else ""
+            raise UserError(f"{self.where}: does not fit this model: {left[0]} has no place{more}.")
+        with torch.no_grad():
+            for key, (name, parameter) in expected.items():
+                if parameter.is_meta:
+                    owner, _, own = name.rpartition(".")
+                    value = self.tensors[key].to(parameter.dtype)
+                    trained = isinstance(parameter, nn.Parameter)
+                    setattr(model.get_submodule(owner), own, nn.Parameter(value) if trained else value)
+                else:
+                    parameter.copy_(self.tensors[key])
+
+
 def load_adapter(model: PreTrainedModel, path: str | Path, name: str = "default") -> PreTrainedModel:
     """Put a saved adapter into a plain transformers model and return the model, adapter active, frozen.
 
+    A second adapter under another name works beside the first; :func:`~adapters_pl.adapters.activate` chooses.
+
     Args:
         model: a causal LM; it is changed in place.
-        path: an adapter directory in PEFT's format, a checkpoint of ours (``.ckpt``), or a run's directory.
+        path: an adapter directory in PEFT's format, LLM-Adapters' included, a checkpoint of ours (``.ckpt``), a
+            run's directory, or the hub id of an adapter directory.
         name: what the adapter is called in the model.
 
     Raises:
         UserError: nothing readable lies there, the method is unknown, or the adapter is another base's. The
             model is then as it was.
     """
+    saved = read_adapter(path, model.config, name)
+    saved.put_into(model)
+    for adapter in saved.adapters:
+        for parameter in adapter.adapter_parameters(model).values():
+            parameter.requires_grad_(False)
+        adapter.follow_peft(model)
+    return model.eval()
+
+
+def read_adapter(path: str | Path, base: PretrainedConfig, name: str = "default") -> SavedAdapters:
+    """Read what lies at ``path``, which may be whatever :func:`load_adapter` takes, for a model like ``base``.
+
+    Raises:
+        UserError: nothing readable lies there, or the method is unknown.
+    """
+    source = find_adapter(path)
+    return _read_directory(source, base, name) if source.is_dir() else _read_checkpoint(source, name)
+
+
+def find_adapter(path: str | Path) -> Path:
+    """The adapter directory or checkpoint that ``path`` means; one on the hub is downloaded.
+
+    Raises:
+        UserError: there is none, or the hub did not give it.
+    """
     source = Path(path).expanduser()
     if (source / "checkpoints").is_dir():
         source = source / "checkpoints" / "last.ckpt"
-    if source.is_file():
-        _load_checkpoint(model, source)
-    elif (source / CONFIG_NAME).is_file():
-        _load_directory(model, source, name)
-    else:
+    if source.is_file() or (source / CONFIG_NAME).is_file():
+        return source
+    if source.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise UserError(f"{path}: no adapter here: neither {CONFIG_NAME} nor a checkpoint.")
-    return model.eval()
+    check_hub(str(path), CONFIG_NAME)
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, OLD_WEIGHTS_NAME]))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise UserError(f"{path}: no adapter here, and the hub did not give one. ({first_line(error)})") from error
+
+
+def base_of(path: str | Path) -> tuple[str | None, str | None]:
+    """The base that a saved adapter names, and its revision."""
+    source = find_adapter(path)
+    if source.is_dir():
+        config = _read_config(source)
+        return config.get("base_model_name_or_path"), config.get("revision")
+    ours, _ = read_checkpoint(source)
+    return ours["base"]["id"], ours["base"]["revision"]
 
 
 def _methods(cls: type[Adapter] = Adapter) -> list[type[Adapter]]:
@@ -78,45 +227,83 @@ def _methods(cls: type[Adapter] = Adapter) -> list[type[Adapter]]:
     return [found for sub in cls.__subclasses__() for found in (sub, *_methods(sub)) if not isabstract(found)]
 
 
-def _load_directory(model: PreTrainedModel, folder: Path, name: str) -> None:
+def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-        tensors = _read_weights(folder)
-    except FileNotFoundError:
-        raise UserError(f"{folder}: {WEIGHTS_NAME} is missing.") from None
-    except (json.JSONDecodeError, SafetensorError, OSError) as error:
-        raise UserError(f"{folder}: cannot be read, it may be cut: {error}") from error
+    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{folder}: {CONFIG_NAME} cannot be read, it may be cut: {error}") from error
+    if not isinstance(config, dict):
+        raise UserError(f"{folder}: {CONFIG_NAME} should hold an object.")
+    return config
+
+
+def _read_directory(folder: Path, base: PretrainedConfig, name: str) -> SavedAdapters:
+    config = _read_config(folder)
+    old = not (folder / WEIGHTS_NAME).is_file() and (folder / OLD_WEIGHTS_NAME).is_file()
+    tensors, metadata = _read_old_weights(folder) if old else _read_weights(folder)
     method = next((cls for cls in _methods() if cls.reads(config)), None)
     if method is None:
         known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
         raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
-    config, tensors = method.convert(config, tensors, model, old=not (folder / WEIGHTS_NAME).is_file())
+    config, tensors = method.convert(config, tensors, base, old)
     try:
         adapter = method.from_peft(config, name)
     except KeyError as error:
         raise UserError(f"{folder}: {CONFIG_NAME} does not say {error}.") from error
     adapter.modules_to_save = config.get("modules_to_save") or None
-    _fill(model, [adapter], adapter.peft_key, tensors, folder)
-    adapter.follow_peft(model)
+
+    def check(model: PreTrainedModel) -> None:
+        text = model.config.get_text_config()
+        for key in _STRUCTURE:
+            here = str(getattr(text, key))
+            if metadata.get(key, here) != here:
+                raise UserError(f"{folder}: belongs to another base: its {key} is {metadata[key]}, here it is {here}.")
+
+    base_id, added = config.get("base_model_name_or_path"), json.loads(metadata.get("add_tokens", "[]"))
+    return SavedAdapters(
+        folder, [adapter], tensors, lambda adapter, name: adapter.peft_key(name), base_id, check, added
+    )
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a directory: safetensors, else LLM-Adapters' ``.bin``, of which nothing but tensors is read."""
-    if (folder / WEIGHTS_NAME).is_file() or not (folder / OLD_WEIGHTS_NAME).is_file():
-        return load_file(folder / WEIGHTS_NAME)
+def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    file = folder / WEIGHTS_NAME
+    if not file.is_file():
+        raise UserError(f"{folder}: {WEIGHTS_NAME} is missing.")
     try:
-        return torch.load(folder / OLD_WEIGHTS_NAME, map_location="cpu", weights_only=True)
+        with safe_open(file, "pt") as opened:
+            keys = opened.keys()
+            return {key: opened.get_tensor(key) for key in keys}, opened.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{file}: cannot be read, it may be cut: {error}") from error
+
+
+def _read_old_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """LLM-Adapters' ``.bin``, of which nothing but tensors is read."""
+    file = folder / OLD_WEIGHTS_NAME
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True), {}
     except Exception as error:
-        raise UserError(f"{folder / OLD_WEIGHTS_NAME}: cannot be read as plain tensors: {first_line(error)}") from error
+        raise UserError(f"{file}: cannot be read as plain tensors: {first_line(error)}") from error
 
 
-def _load_checkpoint(model: PreTrainedModel, path: Path) -> None:
+def _read_checkpoint(path: Path, name: str) -> SavedAdapters:
     ours, state = read_checkpoint(path)
-    if not same_base(ours["base"]["fingerprint"], fingerprint(model)):
-        raise UserError(f"{path} belongs to another base: it was trained on '{ours['base']['id']}'.")
     adapters = [build_adapter(described) for described in ours["adapters"]]
+    stored_names = {adapter.name: adapter.name for adapter in adapters}
+    if name != "default" and len(adapters) == 1:
+        stored_names = {name: adapters[0].name}
+        adapters[0].name = name
+
+    def key(adapter: Adapter, parameter: str) -> str:
+        stored = stored_names[adapter.name]
+        return f"model.{parameter}".replace(f".{SLOT}.{adapter.name}.", f".{SLOT}.{stored}.")
+
+    def check(model: PreTrainedModel) -> None:
+        if not same_base(ours["base"]["fingerprint"], fingerprint(model)):
+            raise UserError(f"{path} belongs to another base: it was trained on '{ours['base']['id']}'.")
+
     tensors = {key: value for key, value in state.items() if key.startswith("model.")}
-    _fill(model, adapters, lambda parameter: f"model.{parameter}", tensors, path)
+    return SavedAdapters(path, adapters, tensors, key, ours["base"]["id"], check, ours.get("add_tokens") or [])
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -142,44 +329,3 @@ def build_adapter(described: dict[str, Any]) -> Adapter:
     if not (isinstance(cls, type) and issubclass(cls, Adapter)):
         raise UserError(f"{described['class_path']} is no adapter.")
     return cls(**described["init_args"])
-
-
-def _fill(
-    model: PreTrainedModel,
-    adapters: list[Adapter],
-    key_of: Callable[[str], str],
-    tensors: dict[str, Tensor],
-    where: Path,
-) -> None:
-    """Inject ``adapters`` into ``model`` and give every parameter its tensor, or change nothing.
-
-    Raises:
-        UserError: a tensor is missing, left over, of another shape or not finite.
-    """
-    added = [adapter for adapter in adapters if adapter.attach_to(model, seed=None)]
-    try:
-        expected = {
-            key_of(parameter): tensor
-            for adapter in adapters
-            for parameter, tensor in adapter.adapter_parameters(model).items()
-        }
-        for key, parameter in expected.items():
-            if key not in tensors:
-                raise UserError(f"{where}: does not fit this model: {key} is missing.")
-            if tensors[key].shape != parameter.shape:
-                raise UserError(
-                    f"{where}: belongs to another base: {key} has shape {tuple(tensors[key].shape)}, "
-                    f"this model needs {tuple(parameter.shape)}."
-                )
-            if not torch.isfinite(tensors[key]).all():
-                raise UserError(f"{where}: {key} holds values that are not finite.")
-        if left := sorted(set(tensors) - set(expected)):
-            raise UserError(f"{where}: does not fit this model: {left[0]} has no place (and {len(left) - 1} more).")
-    except UserError:
-        for adapter in added:
-            adapter.detach_from(model)
-        raise
-    with torch.no_grad():
-        for key, parameter in expected.items():
-            parameter.copy_(tensors[key])
-            parameter.requires_grad_(False)

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from adapters_pl.checkpoint import read_checkpoint
+from adapters_pl.adapters.base import describe_adapter
+from adapters_pl.base_model import load_config
+from adapters_pl.checkpoint import SavedAdapters, base_of, read_adapter, read_checkpoint
 from adapters_pl.cli import values_of
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.runs import DEFAULT_ROOT, Run
@@ -46,6 +48,10 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
         UserError: what is named does not exist, or there is no run to take.
     """
     named = peek(arguments, "ckpt_path")
+    if peek(arguments, "adapter_path"):
+        if named not in (None, "null", "None"):
+            raise UserError("--ckpt_path and --adapter_path both name an adapter: give one of them.")
+        return None
     root = Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)
     if named in ("null", "None"):
         return None
@@ -80,6 +86,27 @@ def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
         return taken
     base = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
     return {"model": base, "adapter": ours["adapters"]}
+
+
+def adapter_config(path: str, arguments: Sequence[str]) -> tuple[dict[str, Any], SavedAdapters]:
+    """The configuration that the saved adapter at ``path`` asks for, and the adapter as it was read.
+
+    Raises:
+        UserError: it cannot be read, it names no base and neither does the command line, or the command line
+            names another adapter.
+    """
+    if peek(arguments, "adapter") or peek(arguments, "adapter.class_path"):
+        raise UserError("--adapter_path says which adapter it holds; leave out --adapter.")
+    base, revision = base_of(path)
+    given = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
+    if given:
+        base, revision = given, peek(arguments, "model.revision") or peek(arguments, "model.init_args.revision")
+    if not base:
+        raise UserError(f"{path} does not say which base it belongs to: pass --model.base.")
+    saved = read_adapter(path, load_config(base, revision))
+    settings = {"base": base, "revision": revision, "add_tokens": saved.add_tokens}
+    model = {key: value for key, value in settings.items() if value}
+    return {"model": model, "adapter": [describe_adapter(adapter) for adapter in saved.adapters]}, saved
 
 
 def load_config_file(path: Path) -> Any:

@@ -25,11 +25,12 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
-from adapters_pl.base_model import EMBEDDED, meta_model
+from adapters_pl.base_model import EMBEDDED, grow_embeddings, meta_model
 from adapters_pl.callbacks import FinishStepOnInterrupt, Progress, RunRecorder, checkpoint_callbacks
 from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
 from adapters_pl.configuration import (
     CONFIG,
+    adapter_config,
     find_checkpoint,
     inherited_config,
     load_config_file,
@@ -109,6 +110,12 @@ class AdaptersCLI(LightningCLI):
             type=Adapter | list[Adapter] | None,
             default=None,
             help="The adapter method, or a list of them; null tests the base alone.",
+        )
+        parser.add_argument(
+            "--adapter_path",
+            type=str | None,
+            default=None,
+            help="Begin with a saved adapter: a directory in PEFT's format, a checkpoint, or a hub id.",
         )
         parser.set_defaults({"model": {"class_path": "adapters_pl.module.CausalLMModule"}})
 
@@ -193,8 +200,15 @@ class AdaptersCLI(LightningCLI):
 
     def _check_structure(self) -> None:
         skeleton = meta_model(self.model.config, self.model.trust_remote_code)
+        if self.model.add_tokens:
+            grow_embeddings(skeleton, len(self.model.tokenizer))
+        if self.model.initial is not None:
+            self.model.initial.check(skeleton)
+            self.model.initial.make_room(skeleton)
         for adapter in self.adapters():
             adapter.attach_to(skeleton, seed=None)
+        if self.model.initial is not None:
+            self.model.initial.fill(skeleton)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Wait for :meth:`execute`: an error while running is handled where the run is known."""
@@ -241,22 +255,29 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     _quiet()
     for file in values_of(arguments, *CONFIG):
         load_config_file(Path(file))
+    adapter_path = peek(arguments, "adapter_path")
     only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
     recipe = recipe_name(command, arguments)
     checkpoint = None if only_print else find_checkpoint(command, arguments)
     # Configurations come before everything else, so that what is typed wins wherever it stands.
     files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
-    arguments = [*files, *without(arguments, *CONFIG, "--ckpt_path")]
+    arguments = [*files, *without(arguments, *CONFIG, "--ckpt_path", "--adapter_path")]
     try:
         with tempfile.TemporaryDirectory() as folder:
-            inherited = []
-            if checkpoint is not None:
+            inherited, saved = [], None
+            if checkpoint is not None or adapter_path is not None:
                 overlay = Path(folder) / "inherited.yaml"
-                overlay.write_text(_yaml(inherited_config(checkpoint, command)), encoding="utf-8")
+                if checkpoint is not None:
+                    config = inherited_config(checkpoint, command)
+                    _say(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
+                else:
+                    config, saved = adapter_config(str(adapter_path), arguments)
+                    _say(f"{'starting from' if command == 'fit' else f'{command}:'} {saved.where}")
+                overlay.write_text(_yaml(config), encoding="utf-8")
                 inherited = ["--config", str(overlay)]
-                _say(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
             words = [command, *inherited, *arguments]
             cli = AdaptersCLI(words, recipe, checkpoint)
+            cli.model.initial = saved
     except ArgumentError as error:
         raise cli_errors.explain(error, command) from error
     except MisconfigurationException as error:

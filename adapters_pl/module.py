@@ -15,13 +15,23 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters_pl.adapters.base import Adapter
-from adapters_pl.base_model import Dtype, fingerprint, load_base, load_config, load_tokenizer, same_base
+from adapters_pl.adapters.base import Adapter, describe_adapter
+from adapters_pl.base_model import (
+    Dtype,
+    add_tokens,
+    fingerprint,
+    grow_embeddings,
+    load_base,
+    load_config,
+    load_tokenizer,
+    same_base,
+)
 from adapters_pl.errors import UserError
 from adapters_pl.generation import Generation, generate
 from adapters_pl.metrics import AnswerAccuracy
 
 if TYPE_CHECKING:
+    from adapters_pl.checkpoint import SavedAdapters
     from adapters_pl.data.base import ReasoningDataModule
 
 IGNORE = -100
@@ -51,6 +61,8 @@ class CausalLMModule(LightningModule):
         lr_scheduler: a scheduler for it, stepped every optimizer step.
         monitor: what ``best.ckpt`` is chosen by: ``val_loss``, or ``val_accuracy`` of generated answers.
         test_base: also test the base alone, for comparison; switch it off where generation is expensive.
+        add_tokens: new tokens for the tokenizer; the base's embeddings grow to hold them. They are trained if the
+            adapter has ``modules_to_save`` with the embeddings and the head in it.
     """
 
     def __init__(
@@ -68,6 +80,7 @@ class CausalLMModule(LightningModule):
         lr_scheduler: SchedulerFactory | None = None,
         monitor: Literal["val_loss", "val_accuracy"] = "val_loss",
         test_base: bool = True,
+        add_tokens: list[str] | None = None,
     ) -> None:
         super().__init__()
         self.base = base
@@ -83,7 +96,10 @@ class CausalLMModule(LightningModule):
         self.scheduler_factory = lr_scheduler
         self.monitor = monitor
         self.test_base = test_base
+        self.add_tokens = add_tokens
         self.adapters: dict[str, Adapter] = {}
+        #: Saved adapters whose values the injected ones begin with, if there are any.
+        self.initial: SavedAdapters | None = None
         self.val_accuracy = AnswerAccuracy()
         #: What the last test or prediction wrote, by set: one record a row, in no particular order.
         self.records: dict[str, list[dict[str, Any]]] = {}
@@ -106,7 +122,8 @@ class CausalLMModule(LightningModule):
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer, read on first use and without its weights."""
         if self._tokenizer is None:
-            self._tokenizer = load_tokenizer(self.base, self.revision, self.trust_remote_code)
+            tokenizer = load_tokenizer(self.base, self.revision, self.trust_remote_code)
+            self._tokenizer = add_tokens(tokenizer, self.add_tokens or [])
         return self._tokenizer
 
     def build_base(self) -> PreTrainedModel:
@@ -120,6 +137,12 @@ class CausalLMModule(LightningModule):
                 self.trust_remote_code,
                 self.random_init,
             )
+            if self.add_tokens:
+                # The base is known by what it was before it grew.
+                self._fingerprint = fingerprint(self.model)
+                grow_embeddings(self.model, len(self.tokenizer))
+            if self.initial is not None:
+                self.initial.make_room(self.model)
         return self.model
 
     def add_adapter(self, adapter: Adapter) -> None:
@@ -135,8 +158,12 @@ class CausalLMModule(LightningModule):
         adapter.attach_to(self.build_base(), seed=_seed())
 
     def setup(self, stage: str) -> None:
-        """Build the base for runs without an adapter, and refuse to train nothing."""
+        """Build the base for runs without an adapter, fill in saved adapters, and refuse to train nothing."""
         self.build_base()
+        if self.initial is not None:
+            self.initial.check(self.model)
+            self.initial.fill(self.model)
+            self.initial = None
         if stage == "fit" and not self.adapter_parameters():
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
 
@@ -146,6 +173,14 @@ class CausalLMModule(LightningModule):
             f"model.{name}": parameter
             for adapter in self.adapters.values()
             for name, parameter in adapter.adapter_parameters(self.model).items()
+        }
+
+    def adapter_state(self) -> dict[str, Tensor]:
+        """What all adapters save, by its path in this module: the parameters, and what goes with them."""
+        return {
+            f"model.{name}": value
+            for adapter in self.adapters.values()
+            for name, value in adapter.adapter_state(self.model).items()
         }
 
     @contextmanager
@@ -307,7 +342,7 @@ class CausalLMModule(LightningModule):
         """The adapters' parameters, and whatever a subclass holds outside the base."""
         full = super().state_dict(*args, **kwargs)
         prefix = kwargs.get("prefix", "")
-        keep = {f"{prefix}{name}" for name in self.adapter_parameters()} if "model" in self._modules else set()
+        keep = {f"{prefix}{name}" for name in self.adapter_state()} if "model" in self._modules else set()
         for key in [key for key in full if key.startswith(f"{prefix}model.") and key not in keep]:
             del full[key]
         return full
@@ -323,6 +358,7 @@ class CausalLMModule(LightningModule):
         checkpoint["adapters_pl"] = {
             "format": FORMAT,
             "base": {"id": self.base, "revision": self.revision, "fingerprint": self.base_fingerprint()},
+            "add_tokens": self.add_tokens,
             "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
             "config": self.recorded_config,
         }
@@ -341,7 +377,7 @@ class CausalLMModule(LightningModule):
                 f"This checkpoint belongs to another base: it was trained on '{ours['base']['id']}', "
                 f"this run has '{self.base}'. Pass --model.base with the base of the checkpoint."
             )
-        here = {name: tuple(p.shape) for name, p in self.adapter_parameters().items()}
+        here = {name: tuple(p.shape) for name, p in self.adapter_state().items()}
         there = {
             name: tuple(value.shape) for name, value in checkpoint["state_dict"].items() if name.startswith("model.")
         }
@@ -366,14 +402,6 @@ class LinearWarmup:
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         return max(0.0, (self.total - step) / max(1, self.total - self.warmup))
-
-
-def describe_adapter(adapter: Adapter) -> dict[str, Any]:
-    """``{class_path, init_args}``: the form in which a checkpoint and a configuration name an adapter."""
-    return {
-        "class_path": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
-        "init_args": adapter.init_args(),
-    }
 
 
 def _names(adapters: Sequence[dict[str, Any]]) -> list[str]:

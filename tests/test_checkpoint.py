@@ -108,7 +108,7 @@ def _in_the_files_layout(folder: Path, model, gradients):
     for tensor in tensors.values():
         tensor.requires_grad_(True)
     method = next(cls for cls in (LoRA, PrefixTuning, SeriesAdapter) if cls.reads(config) or cls is SeriesAdapter)
-    _, read = method.convert(config, dict(tensors), model, old=True)
+    _, read = method.convert(config, dict(tensors), model.config, old=True)
     torch.autograd.backward([read[key] for key in gradients], list(gradients.values()))
     return {key: tensor.grad for key, tensor in tensors.items()}
 

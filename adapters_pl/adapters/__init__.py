@@ -1,6 +1,6 @@
 """The adapter methods: one file each, every one a Lightning callback that injects in ``setup``."""
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers
+from adapters_pl.adapters.base import Adapter, AdapterLayer, activate, adapter_layers
 from adapters_pl.adapters.ia3 import IA3
 from adapters_pl.adapters.lora import LoRA
 from adapters_pl.adapters.parallel import ParallelAdapter
@@ -19,5 +19,6 @@ __all__ = [
     "PrefixTuning",
     "PromptTuning",
     "SeriesAdapter",
+    "activate",
     "adapter_layers",
 ]

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 
 from adapters_pl.architectures import Architecture, architecture_of
 from adapters_pl.errors import UserError, did_you_mean
@@ -43,6 +43,8 @@ class AdapterLayer(nn.Module, ABC):
     adapter_name: str
     #: While false the module behaves as if the layer were not there.
     enabled: bool = True
+    #: The buffers that are saved beside the parameters, and not trained.
+    saved_buffers: tuple[str, ...] = ()
 
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """What the adapted module is called with; a layer whose module reads one tensor writes :meth:`before`."""
@@ -133,6 +135,21 @@ def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, Adapt
     }
 
 
+def activate(model: nn.Module, *names: str) -> None:
+    """Let exactly the adapters called ``names`` work, and switch every other one off; none gives the base alone.
+
+    Raises:
+        UserError: ``model`` has no adapter of that name.
+    """
+    layers = adapter_layers(model).values()
+    known = {layer.adapter_name for layer in layers}
+    for name in names:
+        if name not in known:
+            raise UserError(f"There is no adapter '{name}': {did_you_mean(name, known)}")
+    for layer in layers:
+        layer.enabled = layer.adapter_name in names
+
+
 class ModuleCopy(AdapterLayer):
     """A module of the base that is trained whole: a float32 copy that answers in its place.
 
@@ -153,6 +170,16 @@ class ModuleCopy(AdapterLayer):
         values = base.state_dict()
         for name, value in self.copy.state_dict().items():
             value.copy_(values[name])
+
+    def delta(self, base: nn.Module) -> Tensor | None:
+        """The difference of the weights; ``None`` for a module that is more than a weight and a bias."""
+        own = dict(self.copy.named_parameters())
+        return self.copy.weight - base.weight.float() if own.keys() <= {"weight", "bias"} else None  # type: ignore
+
+    def bias_delta(self, base: nn.Module) -> Tensor | None:
+        """The difference of the biases."""
+        bias: Tensor | None = getattr(base, "bias", None)
+        return None if bias is None else self.copy.bias - bias.float()  # type: ignore[operator]
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """The copy's answer to the same arguments, in the dtype of the base's."""
@@ -222,7 +249,7 @@ class Adapter(Callback, ABC):
 
     @classmethod
     def convert(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], model: PreTrainedModel, old: bool
+        cls, config: dict[str, Any], tensors: dict[str, Tensor], base: PretrainedConfig, old: bool
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """A directory of an older form in the form that :meth:`from_peft` and :meth:`peft_key` know.
 
@@ -298,6 +325,15 @@ class Adapter(Callback, ABC):
             for path, layer in adapter_layers(model, self.name).items()
             for name, parameter in layer.named_parameters()
         }
+
+    def adapter_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is saved, by its path in ``model``: the parameters, and the buffers that layers declare."""
+        buffers = {
+            f"{path}.{name}": layer.get_buffer(name)
+            for path, layer in adapter_layers(model, self.name).items()
+            for name in layer.saved_buffers
+        }
+        return {**self.adapter_parameters(model), **buffers}
 
     def attach_to(self, model: PreTrainedModel, seed: int | None = 0) -> bool:
         """Inject into ``model`` unless it already holds this adapter; says whether it did.
@@ -420,17 +456,31 @@ class Adapter(Callback, ABC):
             if not layer.enabled:
                 continue
             base = model.get_submodule(site_of(path))
-            delta = layer.delta(base)
-            if delta is None:
+            delta, bias_delta = layer.delta(base), layer.bias_delta(base)
+            if delta is None and bias_delta is None:
                 undo()
                 raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
             weight: nn.Parameter = base.weight  # type: ignore[assignment]
-            bias_delta = layer.bias_delta(base)
-            change(layer, weight, delta)
+            sharing = [other for other, module in model.named_modules() if getattr(module, "weight", None) is weight]
+            if len(sharing) > 1:
+                undo()
+                raise UserError(
+                    f"{' and '.join(sharing)} share one weight; what was trained in one has no place in it."
+                )
+            if delta is not None:
+                change(layer, weight, delta)
             if bias_delta is not None:
                 change(layer, base.bias, bias_delta)  # type: ignore[arg-type]
             layer.enabled = False
-            if not torch.isfinite(weight).all():
+            if not all(torch.isfinite(changed).all() for changed in base.parameters(recurse=False)):
                 undo()
                 raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
         return undo
+
+
+def describe_adapter(adapter: Adapter) -> dict[str, Any]:
+    """``{class_path, init_args}``: the form in which a checkpoint and a configuration name an adapter."""
+    return {
+        "class_path": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
+        "init_args": adapter.init_args(),
+    }

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -182,21 +182,21 @@ class PrefixTuning(VirtualTokenAdapter):
 
     def make_layer(self, model: PreTrainedModel) -> Prefix:
         """A :class:`Prefix` of the shape of the model's cache."""
-        layers, heads, head_dim = cache_shape(model)
+        layers, heads, head_dim = cache_shape(model.config)
         return Prefix(self.virtual_tokens, layers, heads, head_dim, self.projection)
 
     @classmethod
     def convert(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], model: PreTrainedModel, old: bool
+        cls, config: dict[str, Any], tensors: dict[str, Tensor], base: PretrainedConfig, old: bool
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """LLM-Adapters' BLOOM prefixes in PEFT's order.
 
         That code reads a row's 2 L blocks as all layers' keys and then all values, and its keys, laid out as
         (P, H, head_dim), are taken for the (H, head_dim, P) of that time's cache without being transposed.
         """
-        if not (old and model.config.model_type == "bloom" and "prompt_embeddings" in tensors):
+        if not (old and base.model_type == "bloom" and "prompt_embeddings" in tensors):
             return config, tensors
-        layers, heads, head_dim = cache_shape(model)
+        layers, heads, head_dim = cache_shape(base)
         rows = tensors["prompt_embeddings"]
         blocks = rows.reshape(rows.shape[0], 2, layers, heads, head_dim)
         keys, values = blocks[:, 0], blocks[:, 1]
@@ -211,7 +211,7 @@ class PrefixTuning(VirtualTokenAdapter):
 
     def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
         """PEFT's ``PrefixTuningConfig``; sizes are those of the key-value heads."""
-        layers, heads, head_dim = cache_shape(model)
+        layers, heads, head_dim = cache_shape(model.config)
         return {
             "num_virtual_tokens": self.virtual_tokens,
             "token_dim": heads * head_dim,
@@ -224,9 +224,9 @@ class PrefixTuning(VirtualTokenAdapter):
         }
 
 
-def cache_shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """``(layers, key-value heads, head_dim)`` of what the model caches, by its configuration."""
-    config = model.config.get_text_config()
+def cache_shape(base: PretrainedConfig) -> tuple[int, int, int]:
+    """``(layers, key-value heads, head_dim)`` of what a model of this configuration caches."""
+    config = base.get_text_config()
     heads = config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     grouped = getattr(config, "num_key_value_heads", None) or heads

@@ -13,7 +13,7 @@ from adapters_pl.adapters.prompt import SoftPrompt, SoftPromptAdapter, embedding
 from adapters_pl.adapters.virtual_tokens import normal, reset_network
 from adapters_pl.errors import UserError
 
-Encoder = Literal["mlp", "lstm"]
+Encoder = Literal["mlp", "lstm", "none"]
 
 
 class EncodedPrompt(SoftPrompt):
@@ -59,7 +59,7 @@ class PTuning(SoftPromptAdapter):
 
     Args:
         virtual_tokens: how many.
-        encoder: ``mlp``, ``lstm``, or none: the tokens are then parameters themselves, which is what a saved
+        encoder: ``mlp``, ``lstm``, or ``none``: the tokens are then parameters themselves, which is what a saved
             directory holds.
         encoder_hidden: the encoder's hidden size; the embedding's width if not given.
         lstm_layers: the LSTM's layers.
@@ -73,7 +73,7 @@ class PTuning(SoftPromptAdapter):
         self,
         virtual_tokens: int = 20,
         *,
-        encoder: Encoder | None = "mlp",
+        encoder: Encoder = "mlp",
         encoder_hidden: int | None = None,
         lstm_layers: int = 2,
         lstm_dropout: float = 0.0,
@@ -90,7 +90,7 @@ class PTuning(SoftPromptAdapter):
     def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
         """An :class:`EncodedPrompt` as wide as the embedding table."""
         width = embedding_width(model)
-        if self.encoder is None:
+        if self.encoder == "none":
             return SoftPrompt(self.virtual_tokens, width, "random")
         hidden = self.encoder_hidden or width
         return EncodedPrompt(self.virtual_tokens, width, self.encoder, hidden, self.lstm_layers, self.lstm_dropout)
@@ -98,13 +98,13 @@ class PTuning(SoftPromptAdapter):
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> PTuning:
         """Read PEFT's ``PromptEncoderConfig``, whose directories hold no encoder."""
-        return cls(config["num_virtual_tokens"], encoder=None, name=name)
+        return cls(config["num_virtual_tokens"], encoder="none", name=name)
 
     def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
         """PEFT's ``PromptEncoderConfig``."""
         return {
             **virtual_token_config(model, self.virtual_tokens),
-            "encoder_reparameterization_type": (self.encoder or "mlp").upper(),
+            "encoder_reparameterization_type": "LSTM" if self.encoder == "lstm" else "MLP",
             "encoder_hidden_size": self.encoder_hidden or embedding_width(model),
             "encoder_num_layers": self.lstm_layers,
             "encoder_dropout": self.lstm_dropout,

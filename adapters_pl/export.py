@@ -1,0 +1,147 @@
+"""``adapters-pl export``: a trained adapter as a directory for other tools, or merged into its base."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from adapters_pl.base_model import add_tokens, load_base, load_config, load_tokenizer, meta_model
+from adapters_pl.checkpoint import base_of, read_adapter, save_adapter
+from adapters_pl.cli import DONE
+from adapters_pl.configuration import find_checkpoint
+from adapters_pl.errors import UserError, first_line
+
+
+def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
+    """Run ``export`` and return its exit code."""
+    transformers_logging.disable_progress_bar()
+    parser = _Parser(prog=f"adapters-pl {command}", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write; it must be new or empty")
+    parser.add_argument("--ckpt_path", metavar="FILE", help="a checkpoint, a run's directory, last or best (last)")
+    parser.add_argument("--adapter_path", metavar="DIR", help="instead, an adapter directory or its hub id")
+    parser.add_argument("--merge", action="store_true", help="write the whole model with the adapter folded in")
+    parser.add_argument("--base", help="another place of the base than the one the adapter names")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument("--push", metavar="REPO", help="upload to this hub repository; HF_TOKEN is the key")
+    parser.add_argument("--trainer.default_root_dir", dest="root", metavar="DIR", help="where the runs are (runs)")
+    options = parser.parse_args(arguments)
+    source: str | Path | None = options.adapter_path or find_checkpoint(command, arguments)
+    if source is None:
+        raise UserError("export: name a checkpoint with --ckpt_path or a directory with --adapter_path.")
+    named, revision = base_of(source)
+    base = options.base or named
+    if not base:
+        raise UserError(f"{source} does not say which base it belongs to: pass --base.")
+    if options.base:
+        revision = None
+    if options.merge:
+        out = export_merged(source, options.out, base, revision, options.dtype)
+    else:
+        out = export_adapter(source, options.out, base, revision)
+    print(f"{source} -> {out}")
+    if options.push:
+        print(push(out, options.push))
+    return DONE
+
+
+def export_adapter(source: str | Path, out: str | Path, base: str, revision: str | None = None) -> Path:
+    """Write the adapter at ``source`` as a directory in PEFT's format, without loading the base's weights.
+
+    A checkpoint with several adapters becomes a directory with one folder each.
+    """
+    config = load_config(base, revision)
+    saved = read_adapter(source, config)
+    model = meta_model(config)
+    saved.put_into(model)
+
+    def write(folder: Path) -> None:
+        for adapter in saved.adapters:
+            own = folder / adapter.name if len(saved.adapters) > 1 else folder
+            save_adapter(model, adapter, own, base, saved.add_tokens)
+            if saved.add_tokens:
+                add_tokens(load_tokenizer(base, revision), saved.add_tokens).save_pretrained(own)
+
+    return _whole(out, write)
+
+
+def export_merged(
+    source: str | Path, out: str | Path, base: str, revision: str | None = None, dtype: str = "auto"
+) -> Path:
+    """Write the base with the adapters at ``source`` folded into its weights, and its tokenizer.
+
+    Merging is done in float32 and rounded once, to the dtype in which the base is stored.
+
+    Raises:
+        UserError: a method has no weight change that equals it, or a merged weight is not finite.
+    """
+    config = load_config(base, revision)
+    saved = read_adapter(source, config)
+    model: PreTrainedModel = load_base(base, revision, "float32")
+    saved.put_into(model)
+    for adapter in saved.adapters:
+        try:
+            adapter.merge(model)
+        except UserError as error:
+            raise UserError(f"{error} Leave out --merge to export the adapter's directory.") from error
+        adapter.detach_from(model)
+    stored: Any = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    model.to(stored)
+    tokenizer = add_tokens(load_tokenizer(base, revision), saved.add_tokens)
+
+    def write(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+
+    return _whole(out, write)
+
+
+def push(folder: Path, repository: str) -> str:
+    """Upload ``folder`` to the hub and return its address.
+
+    Raises:
+        UserError: the hub refused, or there is no token.
+    """
+    api = HfApi()
+    try:
+        api.create_repo(repository, exist_ok=True)
+        return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload from adapters-pl"))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise UserError(f"The hub did not take {repository}; {folder} is written. ({first_line(error)})") from error
+
+
+def _whole(out: str | Path, write: Callable[[Path], Any]) -> Path:
+    """Let ``write`` fill a directory that appears as ``out`` when it is whole, or not at all."""
+    target = Path(out).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"--out {out} exists and is not empty; name another directory, nothing is overwritten.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+    except OSError as error:
+        raise UserError(f"--out {out} cannot be made: {error.strerror}.") from error
+    try:
+        write(folder)
+        folder.chmod(0o755)
+        os.replace(folder, target)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return target
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are worded like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"export: {message}. See adapters-pl export --help.")
