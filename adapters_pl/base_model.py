@@ -218,10 +218,16 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     some values of the input embedding, which quantisation leaves alone; none on the meta device.
     """
     digest = hashlib.sha256(model.config.model_type.encode())
+    wrappers = [path for path, module in model.named_modules() if hasattr(module, "base_layer")]
     for path, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if f".{SLOT}." in f".{path}." or not isinstance(weight, torch.Tensor):
             continue
+        if owner := next((wrapper for wrapper in wrappers if f"{path}.".startswith(f"{wrapper}.")), None):
+            # peft's layers keep the module they replace in themselves.
+            if path != f"{owner}.base_layer":
+                continue
+            path = owner
         digest.update(f"{path}:{linear_sizes(module) or tuple(weight.shape)};".encode())
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Module)

@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("adapters_pl.lightning_cli:main", "loss and accuracy on the validation rows"),
     "test": ("adapters_pl.lightning_cli:main", "accuracy on the test sets, with the adapter and without"),
     "predict": ("adapters_pl.lightning_cli:main", "write answers for rows that need no gold answer"),
+    "plan": ("adapters_pl.plan:main", "show what would be trained in a base, without its weights"),
+    "export": ("adapters_pl.export:main", "write an adapter for other tools, or merged into its base"),
     "recipes": ("adapters_pl.recipes:main", "list the configurations that --config finds by name"),
 }
 

@@ -107,12 +107,14 @@ def resolve(
         model: the model; on the meta device as well.
         arch: the model's row.
         placement: the sublayers, where ``target_modules`` does not name modules itself.
-        target_modules: names, a regular expression for the whole path, or ``"all-linear"``.
+        target_modules: names, a regular expression for the whole path, or ``"all-linear"``: every linear module
+            of the decoder but the output head (a tower for images beside it never sees a text).
         layers: which decoder layers, see :func:`parse_layers`. Modules outside the layers then drop out.
         exclude: names or an expression for modules to leave out.
 
     Raises:
-        UserError: nothing matched, or one of the names matched nothing; the message lists the choices.
+        UserError: nothing matched, one of the names matched nothing, or the sublayer that the placement means was
+            not found in this model; the message lists the choices.
     """
     linears = linear_modules(model)
     chosen_layers = parse_layers(layers, len(arch.decoder_layers(model)))
@@ -126,7 +128,8 @@ def resolve(
         wanted = [name for role in roles for name in arch.projections(role)]
         named = [path for path in linears if layer_of(path) is not None and matches(path, wanted)]
     elif target_modules == "all-linear":
-        named = list(linears)
+        inside = _inside_decoder(model, arch)
+        named = [path for path in linears if path in inside]
     else:
         _refuse_unmatched("target_modules", model, target_modules, linears)
         named = [path for path in linears if matches(path, target_modules)]
@@ -159,7 +162,7 @@ def sublayer_sites(
     """The sublayers that a whole-sublayer adapter goes to: first input projection and output projection of each.
 
     Raises:
-        UserError: the layers do not exist, or nothing is left.
+        UserError: the layers do not exist, nothing is left, or the sublayer was not found in this model.
     """
     linears = linear_modules(model)
     if exclude is not None:
@@ -168,7 +171,7 @@ def sublayer_sites(
     pairs = []
     for index in sorted(parse_layers(layers, len(arch.decoder_layers(model)))):
         for role in roles:
-            sublayer = arch.attn if role == "attn" else arch.mlp
+            sublayer = arch.sublayer(role)
             names = [f"{arch.layers}.{index}.{name}" for name in (sublayer.inputs[0], sublayer.output)]
             if exclude is None or not matches(names[1], exclude):
                 entry, output = (Site(name, index, *_sizes(linears[name])) for name in names)
@@ -179,6 +182,14 @@ def sublayer_sites(
             f"exclude={exclude!r} leave no sublayer."
         )
     return pairs
+
+
+def _inside_decoder(model: PreTrainedModel, arch: Architecture) -> set[str]:
+    """The paths of the modules in the decoder, or of all where the model does not say which part that is."""
+    layers = arch.decoder_layers(model)
+    holding = [module for module in (model.get_decoder(), model) if layers in module.modules()]
+    below = set(holding[0].modules())
+    return {path for path, module in model.named_modules() if module in below}
 
 
 def _sizes(module: nn.Module) -> tuple[int, int]:

@@ -45,6 +45,14 @@ TINY: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 512},
     "gpt_neo": {"num_layers": 2, "num_heads": 4, "attention_types": [[["global"], 2]], "resid_dropout": 0.1},
     "gpt_neox": {"intermediate_size": 48, "hidden_dropout": 0.1},
+    "gemma": {"intermediate_size": 48, "num_key_value_heads": 1, "head_dim": 16},
+    "gemma2": {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 16},
+    "gemma3_text": {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 16},
+    "phi": {"intermediate_size": 48, "resid_pdrop": 0.1},
+    "phi3": {"intermediate_size": 48, "num_key_value_heads": 2, "resid_pdrop": 0.1},
+    "falcon": {"multi_query": True, "hidden_dropout": 0.1},
+    "glm": {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
+    "glm4": {"intermediate_size": 48, "num_key_value_heads": 2, "head_dim": 8},
 }
 
 

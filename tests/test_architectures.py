@@ -1,37 +1,169 @@
-"""Every row finds what it names, with the shapes its roles promise."""
+"""Every row finds what it names, with the shapes its roles promise and the function that they mean."""
 
 from __future__ import annotations
 
-import pytest
+from contextlib import contextmanager
 
-from adapters_pl import UserError
-from adapters_pl.architectures import ARCHITECTURES, architecture_of
-from adapters_pl.placement import linear_sizes
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
+
+from adapters_pl import LoRA, UserError
+from adapters_pl.architectures import ARCHITECTURES, FusedQKV, Sublayer, architecture_of
+from adapters_pl.placement import linear_sizes, resolve
 from tests.conftest import TINY, tiny_model
 
+HIDDEN = 32
+# Falcon's fused projection is divided in three ways, and grouped queries make blocks of different sizes.
+FUSED = {
+    "bloom": {},
+    "gpt_neox": {},
+    "gpt2": {},
+    "phi3": {},
+    "phi3, as many keys": {"num_key_value_heads": 4},
+    "falcon": {},
+    "falcon, every head its own": {"multi_query": False},
+    "falcon, in groups": {"new_decoder_architecture": True, "num_kv_heads": 2},
+}
 
-@pytest.mark.parametrize("name", TINY)
-def test_every_role_resolves_to_modules_of_the_right_shape(name):
-    model = tiny_model(name)
-    arch = architecture_of(model)
-    layers = arch.decoder_layers(model)
-    assert len(layers) == 2
-    for layer in layers:
+
+def gemma3():
+    """The multimodal Gemma 3, as ``AutoModelForCausalLM`` gives it: a decoder below a model with a vision tower."""
+    sizes = {"hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 320}
+    vision = {"hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    config = Gemma3Config(
+        text_config={**sizes, **TINY["gemma3_text"]},
+        vision_config={**vision, "num_hidden_layers": 4},
+        mm_tokens_per_image=4,
+    )
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").requires_grad_(False).eval()
+
+
+def model_of(name, **changes):
+    return gemma3() if name == "gemma3" else tiny_model(name.partition(",")[0], **changes)
+
+
+EVERY = [*TINY, "gemma3"]
+
+
+# ---- what a sublayer does, whatever its projections are called
+
+
+def stream(model, arch):
+    """The residual stream before and after the first layer, for one row of tokens: two tensors (T, D)."""
+    seen = []
+
+    def note(module, args, kwargs, output):
+        before = args[0] if args else kwargs["hidden_states"]
+        seen.append((before[0].detach(), (output[0] if isinstance(output, tuple) else output).reshape(before.shape)[0]))
+
+    hook = arch.decoder_layers(model)[0].register_forward_hook(note, with_kwargs=True)
+    with torch.no_grad():
+        model(input_ids=torch.tensor([[5, 17, 201, 33, 90, 121]]))
+    hook.remove()
+    return seen[0]
+
+
+@contextmanager
+def zeroed(module):
+    """Within it the module returns zero."""
+    hook = module.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    yield
+    hook.remove()
+
+
+def kind_of(model, arch, module, feature, unchanged):
+    """Whether output ``feature`` of a projection is a query, a key or a value.
+
+    A query matters for its own token alone, a key and a value also for later ones; and for the first token,
+    which sees nothing but itself, only its value matters. At least one output is disturbed far enough to see.
+    """
+
+    def changed_at(token):
+        def disturb(module, args, output):
+            output = output.clone()
+            output[..., token, feature] += 4.0
+            return output
+
+        hook = module.register_forward_hook(disturb)
+        after = stream(model, arch)[1]
+        hook.remove()
+        return ((after - unchanged).abs().amax(dim=-1) > 1e-6).tolist()
+
+    first, middle = changed_at(0), changed_at(2)
+    if first[0]:
+        assert all(first)
+        return "v"
+    return "k" if any(middle[3:]) else "q" if middle[2] else "nothing"
+
+
+def check_shapes(model, arch, hidden=HIDDEN):
+    """Inputs read the hidden size, outputs write it, and what lies between fits."""
+    for layer in arch.decoder_layers(model):
         for sublayer in (arch.attn, arch.mlp):
             entries = [*sublayer.inputs, *([sublayer.gate] if sublayer.gate else [])]
-            assert all(linear_sizes(layer.get_submodule(entry))[0] == 32 for entry in entries)
-            assert linear_sizes(layer.get_submodule(sublayer.output))[1] == 32
-        assert linear_sizes(layer.get_submodule(arch.attn.output))[0] == 32
-        if arch.fused:
-            assert linear_sizes(layer.get_submodule(arch.fused.module)) == (32, 96)
-            assert arch.attn.inputs == (arch.fused.module,)
-        else:
-            assert len(arch.attn.inputs) == 3
+            assert all(linear_sizes(layer.get_submodule(entry))[0] == hidden for entry in entries)
+            assert linear_sizes(layer.get_submodule(sublayer.output))[1] == hidden
+        assert len(arch.attn.inputs) == (1 if arch.fused else 3)
+        inner = linear_sizes(layer.get_submodule(arch.mlp.output))[0]
+        (up,) = arch.mlp.inputs
+        assert linear_sizes(layer.get_submodule(up))[1] == inner * (2 if "gate" in up or up.endswith("Wi") else 1)
 
 
-@pytest.mark.parametrize("name", TINY)
+def check_function(model, arch):
+    """The outputs are all that a layer adds, query, key and value are what they are called, and so is the gate."""
+    layer = arch.decoder_layers(model)[0]
+    before, after = stream(model, arch)
+    with zeroed(layer.get_submodule(arch.attn.output)):
+        assert not torch.allclose(stream(model, arch)[1], after, atol=1e-3)
+        assert not torch.allclose(stream(model, arch)[1], before, atol=1e-3)
+        with zeroed(layer.get_submodule(arch.mlp.output)):
+            assert torch.allclose(stream(model, arch)[1], before, atol=1e-6)
+    if not arch.fused:
+        kinds = [kind_of(model, arch, layer.get_submodule(name), slice(None), after) for name in arch.attn.inputs]
+        assert kinds == ["q", "k", "v"]
+    if arch.mlp.gate:
+        # The MLP is linear in what leads up, and not in its gate.
+        assert doubles_with(model, arch, layer, arch.mlp.inputs[0])
+        assert not doubles_with(model, arch, layer, arch.mlp.gate)
+
+
+def doubles_with(model, arch, layer, name):
+    """Whether doubling what ``name`` returns doubles what the MLP's last projection reads."""
+    read = []
+    probe = layer.get_submodule(arch.mlp.output).register_forward_pre_hook(lambda module, args: read.append(args[0]))
+    stream(model, arch)
+    double = layer.get_submodule(name).register_forward_hook(lambda module, args, output: 2 * output)
+    stream(model, arch)
+    double.remove()
+    probe.remove()
+    return torch.allclose(read[1], 2 * read[0], atol=1e-6)
+
+
+# ---- the rows
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_role_resolves_to_modules_of_the_right_shape(name):
+    model = model_of(name)
+    arch = architecture_of(model)
+    assert arch is ARCHITECTURES[model.config.model_type]
+    assert len(arch.decoder_layers(model)) == 2
+    check_shapes(model, arch)
+    if arch.fused:
+        assert arch.attn.inputs == (arch.fused.module,)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_role_does_what_it_is_called(name):
+    model = model_of(name)
+    check_function(model, architecture_of(model))
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_the_row_names_every_linear_module_of_a_layer(name):
-    model = tiny_model(name)
+    model = model_of(name)
     arch = architecture_of(model)
     named = {*arch.attn.inputs, arch.attn.output, *arch.mlp.inputs, arch.mlp.output, arch.mlp.gate} - {None}
     for layer in arch.decoder_layers(model):
@@ -39,14 +171,56 @@ def test_the_row_names_every_linear_module_of_a_layer(name):
 
 
 def test_every_row_is_tested():
-    assert {tiny.get("model_type", name) for name, tiny in TINY.items()} == set(ARCHITECTURES)
+    assert {tiny.get("model_type", name) for name, tiny in TINY.items()} | {"gemma3"} == set(ARCHITECTURES)
+    assert {name.partition(",")[0] for name in FUSED} == {name for name, arch in ARCHITECTURES.items() if arch.fused}
 
 
-def test_an_unknown_type_is_an_error_that_lists_the_known_ones():
+@pytest.mark.parametrize("name", FUSED)
+def test_the_parts_of_a_fused_projection_are_what_the_model_makes_of_them(name):
+    model = model_of(name, **FUSED[name])
+    arch = architecture_of(model)
+    module = arch.decoder_layers(model)[0].get_submodule(arch.fused.module)
+    out_features = linear_sizes(module)[1]
+    parts = arch.fused.parts(model.config, out_features)
+    said = ["?"] * out_features
+    for part, rows in parts.items():
+        assert rows.dtype == torch.int64
+        assert rows.tolist() == sorted(rows.tolist())
+        for row in rows.tolist():
+            assert said[row] == "?"
+            said[row] = part
+    unchanged = stream(model, arch)[1]
+    assert said == [kind_of(model, arch, module, row, unchanged) for row in range(out_features)]
+    assert len(parts["q"]) == HIDDEN
+
+
+def test_parts_that_do_not_fit_the_heads_are_an_error():
+    config = tiny_model("bloom").config
+    with pytest.raises(UserError, match=r"x with 104 outputs does not fit 4 heads of 8"):
+        FusedQKV("x", "per_head").parts(config, 104)
+    with pytest.raises(UserError, match=r"x with 80 outputs does not fit 4 heads"):
+        FusedQKV("x", "blocks").parts(config, 32 + 2 * 24)
+    with pytest.raises(UserError, match=r"In x it is not known which rows are query, key and value"):
+        FusedQKV("x", "unknown").parts(config, 96)
+
+
+def test_a_sublayer_that_is_not_known_is_an_error_when_it_is_asked_for():
     model = tiny_model("llama")
-    model.config.model_type = "unheard_of"
-    with pytest.raises(UserError, match=r"model type 'unheard_of' \(known: bloom, .*qwen3\)"):
-        architecture_of(model)
+    arch = architecture_of(model)
+    partial = type(arch)(arch.layers, arch.attn, Sublayer.unknown("There is no MLP."))
+    assert len(resolve(model, partial, "attn")) == 6
+    assert len(resolve(model, partial, "both", target_modules=["up_proj"])) == 2
+    for placement in ("mlp", "both"):
+        with pytest.raises(UserError, match=r"There is no MLP\."):
+            resolve(model, partial, placement)
+
+
+def test_all_linear_leaves_a_vision_tower_alone():
+    model = gemma3()
+    adapter = LoRA(rank=2, target_modules="all-linear")
+    adapter.attach_to(model)
+    assert len(adapter.adapter_parameters(model)) == 2 * 2 * 7
+    assert all(name.startswith("model.language_model.layers.") for name in adapter.adapter_parameters(model))
 
 
 def test_a_row_that_does_not_fit_the_model_is_an_error():

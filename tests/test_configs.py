@@ -45,7 +45,23 @@ def test_an_overlay_goes_over_a_recipe(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     files = ["--config", str(CONFIGS / "quickstart.yaml"), "--config", str(path)]
     cli = AdaptersCLI(["fit", *files, "--trainer.accelerator", "cpu"], path.stem, None)
-    configured = cli.config.fit.trainer.as_dict()
-    overlay = load_config_file(path)["trainer"]
-    assert {key: configured[key] for key in overlay} == {**overlay, **{k: "cpu" for k in overlay if k == "accelerator"}}
-    assert configured["max_epochs"] == load_config_file(CONFIGS / "quickstart.yaml")["trainer"]["max_epochs"]
+    for section, keys in load_config_file(path).items():
+        configured = cli.config.fit[section].as_dict()
+        for key, value in keys.items():
+            if key == "class_path":
+                assert configured[key].endswith(f".{value}")
+            elif (section, key) != ("trainer", "accelerator"):  # given above, and what is typed wins
+                assert configured[key] == value
+    assert cli.config.fit.trainer.max_epochs == load_config_file(CONFIGS / "quickstart.yaml")["trainer"]["max_epochs"]
+
+
+def test_other_training_data_keeps_a_recipes_settings(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [
+        word for name in ("lora_llama7b.yaml", "data/commonsense170k.yaml") for word in ("--config", CONFIGS / name)
+    ]
+    cli = AdaptersCLI(["fit", *map(str, files), "--trainer.accelerator", "cpu"], "lora", None)
+    assert type(cli.datamodule).__name__ == "Commonsense170K"
+    given = load_config_file(CONFIGS / "lora_llama7b.yaml")["data"]["init_args"]
+    assert given == {key: getattr(cli.datamodule, key) for key in given}
+    assert cli.datamodule.eval_sets == ["boolq", "ARC-Challenge"]

@@ -1,0 +1,160 @@
+"""Every adapter method on the quickstart base, for the same computing time, over several seeds.
+
+``python -m adapters_pl.quickstart.methods [--seconds 120] [--seeds 1 2 3] [--only NAME ...] [--out DIR]`` trains each
+method for ``--seconds`` of processor time of one core, tests it, and writes ``methods.json`` and ``methods.md``.
+Processor time is what a busy machine leaves comparable; the steps that fit are measured first, so that the learning
+rate falls to zero where training ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+
+from adapters_pl import (
+    IA3,
+    Adapter,
+    CausalLMModule,
+    LoRA,
+    ParallelAdapter,
+    PrefixTuning,
+    PromptTuning,
+    PTuning,
+    SeriesAdapter,
+    WordProblems,
+)
+
+_MEASURED_FROM, _MEASURED_TO = 10, 30
+TEST_ROWS = 200
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method as it is compared: how it is made, and its learning rate."""
+
+    make: Callable[[], Adapter]
+    lr: float
+
+
+METHODS: dict[str, Entry] = {
+    "LoRA": Entry(lambda: LoRA(16, 32, 0.0), 5e-3),
+    "LoRA, rsLoRA": Entry(lambda: LoRA(16, 8, 0.0, rslora=True), 5e-3),
+    "LoRA, DoRA": Entry(lambda: LoRA(16, 32, 0.0, dora=True), 5e-3),
+    "SeriesAdapter": Entry(lambda: SeriesAdapter(), 5e-3),
+    "ParallelAdapter": Entry(lambda: ParallelAdapter(), 5e-3),
+    "IA3": Entry(lambda: IA3(), 3e-2),
+    "PrefixTuning, projection 512": Entry(lambda: PrefixTuning(projection=512), 5e-3),
+    "PrefixTuning": Entry(lambda: PrefixTuning(), 5e-2),
+    "PTuning": Entry(lambda: PTuning(), 5e-3),
+    "PromptTuning": Entry(lambda: PromptTuning(), 3e-2),
+}
+
+
+class _Clock(Callback):
+    """Notes the processor time of a step, past the first ones, in which things are set up."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Note the time."""
+        self.times.append(time.process_time())
+
+    def seconds_a_step(self) -> float:
+        """Their mean over the steps that count."""
+        return (self.times[_MEASURED_TO - 1] - self.times[_MEASURED_FROM - 1]) / (_MEASURED_TO - _MEASURED_FROM)
+
+
+def train(entry: Entry, seed: int, steps: int, *callbacks: Callback) -> tuple[Trainer, CausalLMModule, WordProblems]:
+    """Train one method for ``steps`` optimizer steps."""
+    seed_everything(seed, verbose=False)
+    module = CausalLMModule("quickstart", dtype="float32", lr=entry.lr, warmup_steps=20, test_base=False)
+    sizes = {"batch_size": 16, "eval_batch_size": 64, "val_size": 0, "max_new_tokens": 48, "limit_test": TEST_ROWS}
+    data = WordProblems(train_rows=3300, seed=seed, **sizes)  # type: ignore[arg-type]
+    trainer = Trainer(
+        max_steps=steps,
+        max_epochs=1000,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        gradient_clip_val=1.0,
+        use_distributed_sampler=False,
+        callbacks=[entry.make(), *callbacks],
+    )
+    trainer.fit(module, data)
+    return trainer, module, data
+
+
+def compare(entry: Entry, seed: int, seconds: float) -> dict[str, Any]:
+    """Train for ``seconds`` of processor time and test; accuracies in percent by set."""
+    clock = _Clock()
+    train(entry, seed, _MEASURED_TO, clock)
+    steps = int(seconds / clock.seconds_a_step())
+    begun = time.process_time()
+    trainer, module, data = train(entry, seed, steps)
+    spent = time.process_time() - begun
+    parameters = sum(p.numel() for p in module.adapter_parameters().values())
+    trainer.test(module, data, verbose=False)
+    found = {name: 100 * float(trainer.callback_metrics[f"accuracy/{name}"]) for name in data.eval_sets}
+    return {"seed": seed, "steps": steps, "seconds": round(spent, 1), "parameters": parameters, "accuracy": found}
+
+
+def table(results: dict[str, list[dict[str, Any]]]) -> str:
+    """A Markdown table: mean accuracy and the range over seeds."""
+    sets = list(next(iter(results.values()))[0]["accuracy"])
+    lines = [
+        "| method | parameters | lr | steps | " + " | ".join(sets) + " |",
+        "|---|---|---|---|" + "---|" * len(sets),
+    ]
+    for name, runs in results.items():
+        cells = []
+        for chosen in sets:
+            values = [run["accuracy"][chosen] for run in runs]
+            cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+        steps = round(statistics.mean(run["steps"] for run in runs))
+        head = f"| {name} | {runs[0]['parameters']:,} | {METHODS[name].lr:g} | {steps} | "
+        lines.append(head + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the comparison; what is there already is not run again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=120)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--only", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument("--out", type=Path, default=Path("methods"))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "methods.json"
+    results: dict[str, list[dict[str, Any]]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    for seed in options.seeds:
+        for name in options.only:
+            if any(run["seed"] == seed for run in results.get(name, [])):
+                continue
+            run = compare(METHODS[name], seed, options.seconds)
+            results.setdefault(name, []).append(run)
+            kept.write_text(json.dumps(results, indent=1))
+            (options.out / "methods.md").write_text(table(results) + "\n")
+            print(name, run, flush=True)
+    print(table(results))
+
+
+if __name__ == "__main__":
+    main()
