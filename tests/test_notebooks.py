@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import inspect
 import json
 from pathlib import Path
 
@@ -9,8 +11,20 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from tests.adapters import test_matrix
+from tests.conftest import TINY, tiny_model
+
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+
+#: The matrix of the built-in methods, but for its check of random initial values: the notebook's method draws none.
+MATRIX = [
+    check
+    for name, check in vars(test_matrix).items()
+    if name.startswith("test_")
+    and "cell" in inspect.signature(check).parameters
+    and check is not test_matrix.test_initial_values_depend_on_seed_and_name_only
+]
 
 
 def test_there_are_notebooks():
@@ -37,3 +51,51 @@ def test_the_quickstart_notebook_learns(tmp_path):
     base, adapted = accuracies["word_problems"]
     assert base <= 0.1
     assert adapted >= 0.75
+
+
+def test_the_notebook_about_an_own_adapter_shows_what_it_says(tmp_path):
+    result = "[base_accuracy, accuracy, merged_difference, checks, compared, exit_codes]"
+    base, accuracy, merged, checks, compared, codes = execute(
+        FOLDER / "02_write_your_own_adapter.ipynb", tmp_path, result
+    )
+    assert base <= 0.1
+    assert accuracy >= 0.4
+    assert merged < 1e-4
+    assert len(checks) >= 5
+    assert all(len(found) == 8 and all(found.values()) for found in checks.values())
+    (_, plain_certainty, _), (_, focal_certainty, _) = compared["cross-entropy"], compared["focal loss"]
+    assert focal_certainty < plain_certainty
+    assert codes == [0, 0]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def own_method():
+    """The adapter class that the notebook defines in the cell tagged ``adapter``."""
+    notebook = nbformat.read(FOLDER / "02_write_your_own_adapter.ipynb", as_version=4)
+    [source] = [cell.source for cell in notebook.cells if "adapter" in cell.metadata.get("tags", [])]
+    namespace = {"__name__": "mine"}
+    exec(source, namespace)
+    return namespace["MoRA"]
+
+
+@pytest.mark.parametrize("arch", TINY)
+@pytest.mark.parametrize("check", MATRIX, ids=lambda check: check.__name__.removeprefix("test_"))
+def test_the_own_adapter_passes_the_matrix(check, arch, own_method, request):
+    base = tiny_model(arch)
+    model, adapter = copy.deepcopy(base), own_method(rank=4)
+    assert adapter.attach_to(model, seed=1)
+    others = [name for name in inspect.signature(check).parameters if name != "cell"]
+    check((model.eval(), base, adapter), **{name: request.getfixturevalue(name) for name in others})
+
+
+def test_the_notebook_about_peft_shows_what_it_says(tmp_path):
+    differences, codes, refused = execute(
+        FOLDER / "05_from_and_to_peft.ipynb", tmp_path, "[differences, exit_codes, refused]"
+    )
+    assert len(differences) == 10
+    assert max(differences.values()) < 1e-4
+    assert codes.pop("merge of a bottleneck") == 1
+    assert codes == {"test": 0, "fit": 0, "export": 0, "merge": 0}
+    assert refused
+    assert not list(tmp_path.iterdir())

@@ -316,7 +316,13 @@ class Adapter(Callback, ABC):
 
     def init_args(self) -> dict[str, Any]:
         """The arguments that build this adapter again."""
-        return {arg: getattr(self, arg) for arg in inspect.signature(type(self).__init__).parameters if arg != "self"}
+        names: dict[str, None] = {}
+        for cls in type(self).__mro__:
+            parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
+            names.update({p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                break  # what a class hands on with **kwargs are the next one's arguments
+        return {name: getattr(self, name) for name in names if name != "self"}
 
     def adapter_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The adapter's parameters by their path in ``model``: exactly what its layers declare."""
@@ -460,6 +466,9 @@ class Adapter(Callback, ABC):
             if delta is None and bias_delta is None:
                 undo()
                 raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
+            if bias_delta is not None and getattr(base, "bias", None) is None:
+                undo()
+                raise UserError(f"{path} shifts what its module returns, which has no bias to merge the shift into.")
             weight: nn.Parameter = base.weight  # type: ignore[assignment]
             sharing = [other for other, module in model.named_modules() if getattr(module, "weight", None) is weight]
             if len(sharing) > 1:

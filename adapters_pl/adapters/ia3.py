@@ -64,6 +64,7 @@ class IA3(Adapter):
         name: what tells several adapters of one model apart.
         layers: which decoder layers; all if not given.
         exclude: names or a regular expression of modules to leave out.
+        modules_to_save: modules of the base that are trained whole beside the adapter (``[embed_tokens, lm_head]``).
     """
 
     peft_type = "IA3"
@@ -77,19 +78,27 @@ class IA3(Adapter):
         name: str = "default",
         layers: Layers | None = None,
         exclude: Names | None = None,
+        modules_to_save: list[str] | None = None,
     ) -> None:
-        super().__init__(name=name, placement=placement, target_modules=target_modules, layers=layers, exclude=exclude)
+        super().__init__(
+            name=name,
+            placement=placement,
+            target_modules=target_modules,
+            layers=layers,
+            exclude=exclude,
+            modules_to_save=modules_to_save,
+        )
         self.feedforward_modules = feedforward_modules
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
         """Hang a vector on every resolved linear module."""
         names = self.target_modules
         if names is None:
-            attn = list(arch.attn.inputs if arch.fused else arch.attn.inputs[1:])
-            names = [
-                *(attn if self.placement != "mlp" else []),
-                *([arch.mlp.output] if self.placement != "attn" else []),
-            ]
+            names = []
+            if self.placement != "mlp":
+                names += arch.sublayer("attn").inputs[0 if arch.fused else 1 :]
+            if self.placement != "attn":
+                names.append(arch.sublayer("mlp").output)
         feedforward = [arch.mlp.output] if self.feedforward_modules is None else self.feedforward_modules
         sites = resolve(model, arch, self.placement, names, self.layers, self.exclude)
         for site in sites:

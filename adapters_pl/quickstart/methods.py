@@ -81,7 +81,7 @@ def train(entry: Entry, seed: int, steps: int, *callbacks: Callback) -> tuple[Tr
     seed_everything(seed, verbose=False)
     module = CausalLMModule("quickstart", dtype="float32", lr=entry.lr, warmup_steps=20, test_base=False)
     sizes = {"batch_size": 16, "eval_batch_size": 64, "val_size": 0, "max_new_tokens": 48, "limit_test": TEST_ROWS}
-    data = WordProblems(train_rows=3300, seed=seed, **sizes)  # type: ignore[arg-type]
+    data = WordProblems(train_rows=3300, seed=seed, **sizes)
     trainer = Trainer(
         max_steps=steps,
         max_epochs=1000,
