@@ -25,7 +25,7 @@ from adapters_pl.cli import DONE, PROGRAM_ERROR, values_of
 from adapters_pl.configuration import CONFIG, load_config_file, without
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line
-from adapters_pl.lightning_cli import AdapterParser, AdaptersCLI, _user_error_behind
+from adapters_pl.lightning_cli import AdapterParser, AdaptersCLI, user_error_behind
 from adapters_pl.module import CausalLMModule
 from adapters_pl.placement import SLOT, linear_sizes
 from adapters_pl.report import print_table
@@ -236,7 +236,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
     except Exception as error:
-        if known := _user_error_behind(error):  # jsonargparse wraps what a constructor raises
+        if known := user_error_behind(error):  # jsonargparse wraps what a constructor raises
             raise known from error
         if debug:
             raise

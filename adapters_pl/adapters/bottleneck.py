@@ -79,6 +79,7 @@ class Bottleneck(Adapter):
         name: what tells several adapters of one model apart.
         layers: which decoder layers; all if not given.
         exclude: names or a regular expression of modules to leave out.
+        modules_to_save: modules of the base that are trained whole beside the adapter (``[embed_tokens, lm_head]``).
     """
 
     peft_type = "BOTTLENECK"
@@ -100,8 +101,16 @@ class Bottleneck(Adapter):
         name: str = "default",
         layers: Layers | None = None,
         exclude: Names | None = None,
+        modules_to_save: list[str] | None = None,
     ) -> None:
-        super().__init__(name=name, placement=placement, target_modules=target_modules, layers=layers, exclude=exclude)
+        super().__init__(
+            name=name,
+            placement=placement,
+            target_modules=target_modules,
+            layers=layers,
+            exclude=exclude,
+            modules_to_save=modules_to_save,
+        )
         method = type(self).__name__
         if bottleneck < 1:
             raise UserError(f"{method}: bottleneck is {bottleneck}; it must be at least 1.")

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
+from adapters_pl.adapters import lora_files
+from adapters_pl.adapters.base import Adapter, AdapterLayer, attach
+from adapters_pl.adapters.lora_files import by_pattern, matrix
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError
-from adapters_pl.placement import Layers, Names, Placement, Site, resolve
+from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, linear_sizes, matches, resolve
 
-Init = Literal["kaiming", "gaussian"]
+Init = Literal["kaiming", "gaussian", "pissa", "olora"]
+Bias = Literal["none", "all", "lora_only"]
+Part = Literal["q", "k", "v"]
+
+#: The initial values that are taken from the weight.
+_FROM_WEIGHT = {"pissa": lora_files.principal, "olora": lora_files.orthonormal}
 
 
 class LoRALayer(AdapterLayer):
@@ -26,22 +32,60 @@ class LoRALayer(AdapterLayer):
     At step 0 the layer is the identity: ``lora_A`` (rank, in_features) is drawn and ``lora_B``
     (out_features, rank) is zero (section 4.1 of the paper). All parameters are float32 whatever the base's
     dtype is, since a small learning rate is lost in bfloat16.
+
+    Where only some ``rows`` of the output are adapted, ``lora_B`` is (rows, rank) and B is zero elsewhere.
+
+    Under ``pissa`` (Meng et al. 2024, arXiv 2404.02948, section 3) A and B begin as A0 and B0, with
+    ``scaling * B0 A0`` the best approximation of the weight of that rank; under ``olora`` (Büyükakyüz 2024,
+    arXiv 2406.01775, section 3) as the first columns and rows of its QR decomposition. The papers take the product
+    out of the weight; here the base stays as it is and the update is ``B A - B0 A0``. So step 0 is the identity in
+    training too, where the papers' is not if there is dropout.
+
+    ``base_bias`` (out_features,), where it is trained, takes the place of the base's bias, and begins as it.
     """
 
-    def __init__(self, site: Site, rank: int, scaling: float, dropout: float, init: Init, device: torch.device) -> None:
+    def __init__(
+        self,
+        site: Site,
+        rank: int,
+        scaling: float,
+        dropout: float,
+        init: Init,
+        device: torch.device,
+        rows: Tensor | None = None,
+        bias: bool = False,
+    ) -> None:
         super().__init__()
+        like: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self.scaling = scaling
         self.init = init
+        self.out_features = site.out_features
+        # No buffer: on the meta device it would lose what it holds.
+        self.rows = rows
         self.dropout = nn.Dropout(dropout)
-        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features, dtype=torch.float32, device=device))
-        self.lora_B = nn.Parameter(torch.empty(site.out_features, rank, dtype=torch.float32, device=device))
+        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features, **like))
+        self.lora_B = nn.Parameter(torch.empty(site.out_features if rows is None else len(rows), rank, **like))
+        self.base_bias = nn.Parameter(torch.empty(site.out_features, **like)) if bias else None
+        if init in _FROM_WEIGHT:
+            # Saved, although the weight determines them: another dtype, quantisation, or singular values that are
+            # nearly equal would give other matrices than those that were trained against.
+            self.saved_buffers = ("first_A", "first_B")
+            self.register_buffer("first_A", torch.empty_like(self.lora_A, requires_grad=False))
+            self.register_buffer("first_B", torch.empty_like(self.lora_B, requires_grad=False))
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Draw ``lora_A`` and set ``lora_B`` to zero.
+        """Draw ``lora_A`` and set ``lora_B`` to zero, or take both from the weight.
 
         ``kaiming`` is uniform in +-1/sqrt(in_features), as ``nn.Linear`` draws its weight; ``gaussian`` has
         the standard deviation 1/rank, as in PEFT.
         """
+        if self.base_bias is not None:
+            self.base_bias.copy_(base.bias)  # type: ignore[arg-type]
+        if self.init in _FROM_WEIGHT:
+            self.decompose(base)
+            self.lora_A.copy_(self.first_A)  # type: ignore[arg-type]
+            self.lora_B.copy_(self.first_B)  # type: ignore[arg-type]
+            return
         drawn, generator = torch.empty(self.lora_A.shape), generator_for("lora_A")
         if self.init == "gaussian":
             drawn.normal_(0, 1 / self.lora_A.shape[0], generator=generator)
@@ -51,71 +95,147 @@ class LoRALayer(AdapterLayer):
         self.lora_A.copy_(drawn)
         self.lora_B.zero_()
 
+    def decompose(self, base: nn.Module) -> None:
+        """Take A0 and B0 from the weight, for the initial values that are made so."""
+        weight = matrix(base)
+        a, b = _FROM_WEIGHT[self.init](weight if self.rows is None else weight[self.rows], self.scaling)
+        self.first_A.copy_(a[: len(self.lora_A)])  # type: ignore[operator]
+        self.first_B.copy_(b[:, : len(self.lora_A)])  # type: ignore[operator]
+
+    def _in_place(self, some: Tensor, filling: Tensor | None = None) -> Tensor:
+        """``some`` (rows, ...) at its rows of an output, (out_features, ...); ``filling``, or zero, elsewhere."""
+        if self.rows is None:
+            return some
+        if self.rows.device != some.device:
+            self.rows = self.rows.to(some.device)
+        whole = some.new_zeros(self.out_features, *some.shape[1:]) if filling is None else filling
+        return whole.index_copy(0, self.rows, some)
+
     def update(self, x: Tensor) -> Tensor:
         """The low-rank update for the input ``x``, float32."""
-        return nn.functional.linear(nn.functional.linear(x, self.lora_A), self.lora_B) * self.scaling
+        linear = nn.functional.linear
+        change = linear(linear(x, self.lora_A), self._in_place(self.lora_B))
+        if self.init in _FROM_WEIGHT:
+            change = change - linear(linear(x, self.first_A), self._in_place(self.first_B))  # type: ignore[arg-type]
+        return change * self.scaling
+
+    def product(self) -> Tensor:
+        """The change of the weight as (out_features, in_features)."""
+        change = self.lora_B @ self.lora_A
+        if self.init in _FROM_WEIGHT:
+            change = change - self.first_B @ self.first_A  # type: ignore[operator]
+        return self.scaling * self._in_place(change)
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
         """Add the low-rank update to what the linear layer returned."""
-        return y + self.update(self.dropout(x.to(self.lora_A.dtype))).to(y.dtype)
+        return y + self._with_bias(self.update(self.dropout(x.to(self.lora_A.dtype))), base).to(y.dtype)
+
+    def _with_bias(self, change: Tensor, base: nn.Module) -> Tensor:
+        shift = self.bias_delta(base)
+        return change if shift is None else change + shift
 
     def delta(self, base: nn.Module) -> Tensor:
         """``scaling * B A`` in the shape of the weight, which GPT-2's ``Conv1D`` stores transposed."""
-        change = self.scaling * (self.lora_B @ self.lora_A)
+        change = self.product()
         return change.T if isinstance(base, Conv1D) else change
+
+    def bias_delta(self, base: nn.Module) -> Tensor | None:
+        """What the trained bias differs by from the base's."""
+        return None if self.base_bias is None else self.base_bias - base.bias  # type: ignore[operator]
+
+    def whole(self) -> dict[str, Tensor]:
+        """The matrices of the plain LoRA that computes the same; its rank is twice this one's where there is A0."""
+        a: Tensor = self.lora_A
+        b = self._in_place(self.lora_B)
+        if self.init in _FROM_WEIGHT:
+            a = torch.cat([a, self.first_A])  # type: ignore[list-item]
+            b = torch.cat([b, -self._in_place(self.first_B)], dim=1)  # type: ignore[arg-type]
+        return {"lora_A": a, "lora_B": b}
 
 
 class DoRALayer(LoRALayer):
     r"""Weight-decomposed LoRA (Liu et al. 2024, arXiv 2402.09353): ``W' = m (W + U) / |W + U|``.
 
-    ``U`` is LoRA's update, the norm is taken over each row of the weight, and ``magnitude`` m (out_features,)
-    is trained beside it. Identity at step 0, where m is the norm of W itself. As in the paper's section 4.3,
-    no gradient flows through the norm. With dropout in training, the part of the base that is rescaled sees
-    the dropped-out input too, as in PEFT.
+    ``U`` is LoRA's update, the norm is taken over each row of the weight, and ``magnitude`` m (out_features,),
+    or (rows,) where only some are adapted, is trained beside it. Identity at step 0, where m is the norm of W
+    itself. As in the paper's section 4.3, no gradient flows through the norm. With dropout in training, the part of
+    the base that is rescaled sees the dropped-out input too, as in PEFT.
     """
 
-    def __init__(self, site: Site, rank: int, scaling: float, dropout: float, init: Init, device: torch.device) -> None:
-        super().__init__(site, rank, scaling, dropout, init, device)
-        self.magnitude = nn.Parameter(torch.empty(site.out_features, dtype=torch.float32, device=device))
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.magnitude = nn.Parameter(torch.empty_like(self.lora_B[:, 0]))
+        if self.rows is not None:
+            # Other tools need the magnitude of every row, and a directory may be written without the weights.
+            self.saved_buffers = (*self.saved_buffers, "norm")
+            self.register_buffer("norm", torch.empty(self.out_features, device=self.lora_A.device))
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
         """As LoRA, and the magnitude from the base's weight."""
         super().reset_parameters(generator_for, base)
-        self.magnitude.copy_(_matrix(base).norm(dim=1))
+        norm = matrix(base).norm(dim=1)
+        self.magnitude.copy_(norm if self.rows is None else norm[self.rows])
+        if self.rows is not None:
+            self.norm.copy_(norm)  # type: ignore[operator]
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
         """Rescale what the base computed, and add the rescaled update."""
         bias: Tensor | None = base.bias  # type: ignore[assignment]
         dropped = self.dropout(x.to(self.lora_A.dtype))
         if self.training and self.dropout.p > 0:
-            plain = nn.functional.linear(dropped, _matrix(base))
+            plain = nn.functional.linear(dropped, matrix(base))
         else:
             plain = (y if bias is None else y - bias).to(self.lora_A.dtype)
-        factor = self.magnitude / self._norm(base)
-        return y + ((factor - 1) * plain + factor * self.update(dropped)).to(y.dtype)
+        factor = self._factor(base)
+        return y + self._with_bias((factor - 1) * plain + factor * self.update(dropped), base).to(y.dtype)
 
-    def _norm(self, base: nn.Module) -> Tensor:
+    def _factor(self, base: nn.Module) -> Tensor:
+        """``m / |W + U|``, (out_features,); one in rows that are not adapted."""
         with torch.no_grad():
-            return (_matrix(base) + self.scaling * self.lora_B @ self.lora_A).norm(dim=1)
+            norm = (matrix(base) + self.product()).norm(dim=1)
+        return self._in_place(self.magnitude, filling=norm) / norm
 
     def delta(self, base: nn.Module) -> Tensor:
         """``W' - W`` in the shape of the weight."""
-        weight = _matrix(base)
-        merged = (self.magnitude / self._norm(base))[:, None] * (weight + self.scaling * self.lora_B @ self.lora_A)
-        return (merged - weight).T if isinstance(base, Conv1D) else merged - weight
+        weight = matrix(base)
+        change = self._factor(base)[:, None] * (weight + self.product()) - weight
+        return change.T if isinstance(base, Conv1D) else change
+
+    def whole(self) -> dict[str, Tensor]:
+        """As LoRA, and the magnitude of every row."""
+        filling = None if self.rows is None else self.norm
+        return {**super().whole(), "magnitude": self._in_place(self.magnitude, filling)}  # type: ignore[arg-type]
 
 
-def _matrix(base: nn.Module) -> Tensor:
-    """The weight of a linear layer as (out_features, in_features), float32."""
-    weight: Tensor = base.weight  # type: ignore[assignment]
-    return (weight.T if isinstance(base, Conv1D) else weight).detach().float()
+class BiasLayer(AdapterLayer):
+    """A trained ``bias`` in place of that of a module which is not adapted otherwise; identity at step 0."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.empty_like(module.bias, dtype=torch.float32))  # type: ignore[arg-type]
+
+    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
+        """Take the base's values."""
+        self.bias.copy_(base.bias)  # type: ignore[arg-type]
+
+    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Leave the call as it is."""
+        return args, kwargs
+
+    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        """Add what the bias has changed by."""
+        return output + self.bias_delta(base).to(output.dtype)
+
+    def bias_delta(self, base: nn.Module) -> Tensor:
+        """What the trained bias differs by from the base's."""
+        return self.bias - base.bias  # type: ignore[operator]
 
 
 class LoRA(Adapter):
     """Low-rank adaptation: ``W x + scaling * B A x`` with W frozen.
 
     Identity at step 0. A fused query-key-value projection (BLOOM, GPT-NeoX, GPT-2) is adapted as the one
-    matrix that it is.
+    matrix that it is, unless ``parts`` says which of its rows are.
 
     Args:
         rank: the update's rank r; the paper's comparison (LLM-Adapters, section 4.2) found 32 best.
@@ -126,7 +246,13 @@ class LoRA(Adapter):
             expression for the whole path, or ``all-linear``.
         rslora: scale by ``alpha / sqrt(rank)`` (Kalajdzievski 2023, arXiv 2312.03732).
         dora: train a magnitude beside the direction, see :class:`DoRALayer`.
-        init: how the first matrix is drawn: ``kaiming`` or ``gaussian``.
+        init: how the first matrix is drawn: ``kaiming`` or ``gaussian``; or both matrices come from the weight:
+            ``pissa``, its largest singular values, ``olora``, its QR decomposition, see :class:`LoRALayer`. PEFT is
+            then given the equal LoRA of twice the rank.
+        bias: which biases of the base are trained beside it: ``none``, those of the adapted modules (``lora_only``),
+            or ``all`` of the model, as in PEFT. The base's own stay as they are.
+        parts: of query, key and value only these (``[q, v]``), whether the model has a projection for each or a
+            fused one for all; modules that are none of the three are adapted as ever.
         rank_pattern: other ranks for modules whose path ends with a key, which may be a regular expression.
         alpha_pattern: other alphas, likewise.
         lr_ratio: the learning rate of the B matrices over that of the rest: LoRA+ (Hayou et al. 2024,
@@ -134,9 +260,13 @@ class LoRA(Adapter):
         name: what tells several adapters of one model apart.
         layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
         exclude: names or a regular expression of modules to leave out.
+        modules_to_save: modules of the base that are trained whole beside the adapter (``[embed_tokens, lm_head]``).
     """
 
     peft_type = "LORA"
+    #: The ``adapter_config.json`` that the adapter was read from: its modules are found by PEFT's rules, its rank may
+    #: be beyond the layer, and values taken from the weight are taken again, since PEFT saves none of them.
+    rules: dict[str, Any] | None = None
 
     def __init__(
         self,
@@ -149,14 +279,24 @@ class LoRA(Adapter):
         rslora: bool = False,
         dora: bool = False,
         init: Init = "kaiming",
+        bias: Bias = "none",
+        parts: list[Part] | None = None,
         rank_pattern: dict[str, int] | None = None,
         alpha_pattern: dict[str, float] | None = None,
         lr_ratio: float = 1.0,
         name: str = "default",
         layers: Layers | None = None,
         exclude: Names | None = None,
+        modules_to_save: list[str] | None = None,
     ) -> None:
-        super().__init__(name=name, placement=placement, target_modules=target_modules, layers=layers, exclude=exclude)
+        super().__init__(
+            name=name,
+            placement=placement,
+            target_modules=target_modules,
+            layers=layers,
+            exclude=exclude,
+            modules_to_save=modules_to_save,
+        )
         for value in (rank, *(rank_pattern or {}).values()):
             if value < 1:
                 raise UserError(f"LoRA: rank is {value}; it must be at least 1.")
@@ -164,138 +304,180 @@ class LoRA(Adapter):
             raise UserError(f"LoRA: dropout is {dropout}; it is a probability below 1.")
         if lr_ratio <= 0:
             raise UserError(f"LoRA: lr_ratio is {lr_ratio}; it must be above 0.")
+        if init not in (known := get_args(Init)):
+            raise UserError(f"LoRA: init '{init}': choose {', '.join(known)}.")
+        if init in _FROM_WEIGHT and any(value <= 0 for value in (alpha, *(alpha_pattern or {}).values())):
+            raise UserError(f"LoRA: under init {init} every alpha must be above 0.")
+        if bias not in ("none", "all", "lora_only"):
+            raise UserError(f"LoRA: bias '{bias}': choose none, all or lora_only.")
+        if parts is not None and (not parts or not set(parts) <= {"q", "k", "v"}):
+            raise UserError(f"LoRA: parts {parts}: choose some of q, k and v.")
         self.rank = rank
         self.alpha = alpha
         self.dropout = dropout
         self.rslora = rslora
         self.dora = dora
         self.init = init
+        self.bias = bias
+        self.parts = parts
         self.rank_pattern = rank_pattern
         self.alpha_pattern = alpha_pattern
         self.lr_ratio = lr_ratio
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """Hang a :class:`LoRALayer` on every resolved linear module."""
-        sites = resolve(model, arch, self.placement, self.target_modules, self.layers, self.exclude)
-        ranks = {site.path: _by_pattern(self.rank_pattern, site.path, self.rank) for site in sites}
+        """Hang a :class:`LoRALayer` on every resolved linear module, and train what other biases are wanted."""
+        if self.rules is not None and (named := lora_files.selected(self.rules, model)):
+            sites = resolve(model, arch, self.placement, named)
+        else:
+            sites = resolve(model, arch, self.placement, self.target_modules, self.layers, self.exclude)
+        chosen = {site: self._rows(site, model, arch) for site in sites}
+        if self.parts and all(rows is None for rows in chosen.values()):
+            raise UserError(f"LoRA: parts {self.parts} were chosen, but no query, key or value is among the modules.")
+        chosen = {site: rows for site, rows in chosen.items() if rows is None or len(rows)}
+        if not (sites := list(chosen)):
+            raise UserError(f"LoRA: parts {self.parts} leave no module.")
         for site in sites:
-            if ranks[site.path] > max(site.in_features, site.out_features):
-                raise UserError(
-                    f"LoRA: rank {ranks[site.path]} is larger than {site.path} ({site.out_features} x "
-                    f"{site.in_features}); choose at most {min(site.in_features, site.out_features)}."
-                )
+            self._check_rank(site, self._site_rank(site), chosen[site], model)
         kind = DoRALayer if self.dora else LoRALayer
         for site in sites:
-            module, rank = model.get_submodule(site.path), ranks[site.path]
-            alpha = _by_pattern(self.alpha_pattern, site.path, self.alpha)
+            module, rank = model.get_submodule(site.path), self._site_rank(site)
+            alpha = by_pattern(self.alpha_pattern, site.path, self.alpha)
             scaling = alpha / (math.sqrt(rank) if self.rslora else rank)
             device = next(module.parameters()).device
-            attach(module, kind(site, rank, scaling, self.dropout, self.init, device), self.name)
+            rows = chosen[site]
+            if rows is not None and len(rows) == site.out_features:
+                rows = None
+            trains_bias = self.bias != "none" and module.bias is not None
+            layer = kind(site, rank, scaling, self.dropout, self.init, device, rows, trains_bias)
+            attach(module, layer, self.name)
+            if self.rules is not None and self.init in _FROM_WEIGHT:
+                with torch.no_grad():
+                    layer.decompose(module)
+        if self.bias == "all":
+            self._train_other_biases(model, {site.path for site in sites})
         return sites
+
+    def _rows(self, site: Site, model: PreTrainedModel, arch: Architecture) -> Tensor | None:
+        """The output rows that ``parts`` leave of a query, key or value; ``None`` where the module is none of them."""
+        if self.parts is None or site.layer is None:
+            return None
+        name = site.path.removeprefix(f"{arch.layers}.{site.layer}.")
+        if arch.fused and name == arch.fused.module:
+            rows = arch.fused.parts(model.config, site.out_features)
+        elif name in arch.attn.inputs and len(arch.attn.inputs) == 3:
+            every, none = torch.arange(site.out_features), torch.arange(0)
+            order: tuple[Part, ...] = ("q", "k", "v")
+            rows = {part: every if name == own else none for part, own in zip(order, arch.attn.inputs, strict=True)}
+        else:
+            return None
+        return torch.cat([rows[part] for part in self.parts]).unique()
+
+    def _site_rank(self, site: Site) -> int:
+        return by_pattern(self.rank_pattern, site.path, self.rank)
+
+    def _check_rank(self, site: Site, rank: int, rows: Tensor | None, model: PreTrainedModel) -> None:
+        small, large = sorted((site.in_features, site.out_features))
+        if rank > large and self.rules is None:
+            raise UserError(
+                f"LoRA: rank {rank} is larger than {site.path} ({site.out_features} x "
+                f"{site.in_features}); choose at most {small}."
+            )
+        if self.init not in _FROM_WEIGHT:
+            return
+        if rank > (most := min(small, small if rows is None else len(rows))):
+            raise UserError(
+                f"LoRA: rank {rank} is too large for init {self.init} in {site.path}: choose at most {most}."
+            )
+        weight = model.get_submodule(site.path).weight
+        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.numel() != small * large:
+            raise UserError(
+                f"LoRA: init {self.init} decomposes weights, but that of {site.path} is quantised; use kaiming."
+            )
+        if weight.is_meta and self.rules is not None:
+            raise UserError(f"LoRA: this directory needs the base's weights, for its init_lora_weights={self.init!r}.")
+
+    def _train_other_biases(self, model: PreTrainedModel, adapted: set[str]) -> None:
+        for path, module in list(model.named_modules()):
+            if path in adapted or f".{SLOT}." in f".{path}." or module._parameters.get("bias") is None:
+                continue
+            if any(matches(path, [name]) or f".{name}." in f".{path}." for name in self.modules_to_save or []):
+                continue  # the copy has a bias of its own
+            if not (linear_sizes(module) or isinstance(module, nn.LayerNorm)):
+                raise UserError(f"LoRA: bias all: {path} ({type(module).__name__}) is not known; use lora_only.")
+            attach(module, BiasLayer(module), self.name)
+
+    def matrices(self, model: nn.Module) -> dict[str, LoRALayer]:
+        """The low-rank layers by the path of the module that each adapts."""
+        return {path: layer for path, layer in self.sites(model).items() if isinstance(layer, LoRALayer)}
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """One group, or two under LoRA+: the B matrices learn ``lr_ratio`` times as fast."""
         if self.lr_ratio == 1.0:
             return super().parameter_groups(model)
-        fast: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
-        for layer in adapter_layers(model, self.name).values():
-            for parameter in layer.parameters():
-                (fast if parameter is layer.lora_B else rest).append(parameter)
+        fast = [layer.lora_B for layer in self.matrices(model).values()]
+        second = {id(parameter) for parameter in fast}
+        rest = [parameter for parameter in self.adapter_parameters(model).values() if id(parameter) not in second]
         return [{"params": rest}, {"params": fast, "lr_ratio": self.lr_ratio}]
 
     @classmethod
     def convert(
-        cls, config: dict[str, Any], tensors: dict[str, Tensor], model: PreTrainedModel, old: bool
+        cls, config: dict[str, Any], tensors: dict[str, Tensor], base: PretrainedConfig, old: bool
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """LLM-Adapters' LoRA on parts of a fused projection, as a plain LoRA that computes the same.
-
-        Its files hold, for the n enabled parts of three, ``lora_A`` (n r, in) and ``lora_B`` (n out/3, r, 1):
-        part i of the output, counted in contiguous thirds whatever the model's own layout is, gets the
-        product of the i-th blocks. That is one LoRA of rank n r whose second matrix is zero elsewhere.
-        """
-        enabled = [part for part, wanted in enumerate(config.get("enable_lora") or []) if wanted]
-        if not enabled:
-            return config, tensors
-        rank, parts = config["r"], len(config["enable_lora"])
-        converted = dict(tensors)
-        for key, blocks in tensors.items():
-            if key.endswith("lora_B.weight"):
-                size = blocks.shape[0] // len(enabled)
-                full = blocks.new_zeros(size * parts, rank * len(enabled))
-                for block, part in enumerate(enabled):
-                    rows = slice(part * size, (part + 1) * size)
-                    full[rows, block * rank : (block + 1) * rank] = blocks[block * size : (block + 1) * size].squeeze(
-                        -1
-                    )
-                converted[key] = full
-        # The rank grows n-fold and alpha with it: the scaling stays alpha / r.
-        grown = {"r": rank * len(enabled), "lora_alpha": config["lora_alpha"] * len(enabled), "enable_lora": None}
-        return {**config, **grown}, converted
+        """LLM-Adapters' LoRA on parts of a fused projection, and embeddings that PEFT saved unasked."""
+        return lora_files.convert(config, tensors)
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> LoRA:
         """Read PEFT's ``LoraConfig``; a setting that changes the function and is not known here is refused."""
-        for setting, plain in _PLAIN_SETTINGS.items():
-            if config.get(setting, plain) not in (plain, None, False, {}, []):
-                raise UserError(f"This LoRA directory uses {setting}={config[setting]!r}, which is not supported.")
-        return cls(
+        lora_files.refuse_unknown(config)
+        first_values = lora_files.first_values(config)
+        adapter = cls(
             rank=config["r"],
             alpha=config["lora_alpha"],
             dropout=config.get("lora_dropout", 0.0),
             target_modules=config["target_modules"],
             rslora=config.get("use_rslora") or False,
             dora=config.get("use_dora") or False,
+            init=first_values if first_values in _FROM_WEIGHT else "kaiming",  # type: ignore[arg-type]
+            bias=config.get("bias") or "none",
             rank_pattern=config.get("rank_pattern") or None,
             alpha_pattern=config.get("alpha_pattern") or None,
             exclude=config.get("exclude_modules"),
             layers=config.get("layers_to_transform"),
+            modules_to_save=config.get("modules_to_save") or None,
             name=name,
         )
+        adapter.rules = config
+        return adapter
 
     def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
         """PEFT's ``LoraConfig`` with the very modules that were adapted, so that no default can differ."""
-        paths = sorted(self.sites(model))
+        paths = sorted(self.matrices(model))
+        # A, B and A0, B0 together are one LoRA of twice the rank at the same scaling.
+        times = 2 if self.init in _FROM_WEIGHT else 1
+        louder = math.sqrt(times) if self.rslora else times
         return {
-            "r": self.rank,
-            "lora_alpha": self.alpha,
+            "r": self.rank * times,
+            "lora_alpha": self.alpha * louder,
             "lora_dropout": self.dropout,
             "use_rslora": self.rslora,
             "use_dora": self.dora,
-            "rank_pattern": self.rank_pattern or {},
-            "alpha_pattern": self.alpha_pattern or {},
+            "rank_pattern": {key: rank * times for key, rank in (self.rank_pattern or {}).items()},
+            "alpha_pattern": {key: alpha * louder for key, alpha in (self.alpha_pattern or {}).items()},
             "target_modules": paths,
-            "bias": "none",
+            "bias": self.bias,
             "fan_in_fan_out": any(isinstance(model.get_submodule(path), Conv1D) for path in paths),
         }
 
+    def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The tensors of a PEFT directory, which knows no rows and no first values."""
+        tensors = super().peft_tensors(model)
+        for path, layer in self.matrices(model).items():
+            for own, value in layer.whole().items():
+                tensors[self.peft_key(f"{path}.{SLOT}.{self.name}.{own}")] = value.detach()
+        return tensors
+
     def peft_name(self, own: str) -> str:
         """``lora_A`` and ``lora_B`` are the weights of linear layers there, and the magnitude is a vector."""
-        return "lora_magnitude_vector" if own == "magnitude" else f"{own}.weight"
-
-
-Number = TypeVar("Number", int, float)
-
-
-def _by_pattern(patterns: dict[str, Number] | None, path: str, otherwise: Number) -> Number:
-    """The value of the first pattern that is the end of ``path``, whole names only, as PEFT matches them."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", path):
-            return value
-    return otherwise
-
-
-#: PEFT's settings that change what a LoRA computes, with the value that means "not used".
-_PLAIN_SETTINGS: dict[str, Any] = {
-    "use_qalora": False,
-    "use_bdlora": None,
-    "bias": "none",
-    "lora_bias": False,
-    "modules_to_save": None,
-    "trainable_token_indices": None,
-    "target_parameters": None,
-    "layer_replication": None,
-    "alora_invocation_tokens": None,
-    "arrow_config": None,
-    "layers_pattern": None,
-}
+        names = {"magnitude": "lora_magnitude_vector", "base_bias": "base_layer.bias", "bias": "bias"}
+        return names.get(own, f"{own}.weight")

@@ -53,7 +53,19 @@ METHODS = {
     "ptuning-lstm": lambda **kw: PTuning(5, encoder="lstm", encoder_hidden=12, **kw),
 }
 #: One of each structure: the rest of the rows are variants of these, and test_architectures has them all.
-ARCHITECTURES = ["llama", "llama_gqa", "bloom", "opt", "gptj", "gpt2", "gpt_neo", "gpt_neox", "gemma2", "phi3", "falcon"]
+ARCHITECTURES = [
+    "llama",
+    "llama_gqa",
+    "bloom",
+    "opt",
+    "gptj",
+    "gpt2",
+    "gpt_neo",
+    "gpt_neox",
+    "gemma2",
+    "phi3",
+    "falcon",
+]
 CELLS = [pytest.param((method, arch), id=f"{method}-{arch}") for method in METHODS for arch in ARCHITECTURES]
 
 

@@ -1,0 +1,468 @@
+"""Any method of the installed peft that goes into single modules, trained, saved and tested like our own."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Callable
+from enum import Enum
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from transformers import PreTrainedModel
+
+from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
+from adapters_pl.architectures import Architecture
+from adapters_pl.errors import UserError, first_line
+from adapters_pl.placement import Layers, Names, Placement, Site, resolve
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
+#: What the adapter is called inside peft: unlike any other name, since AdaLoRA knows its own by such a name.
+INNER = "peft_adapter"
+
+#: Methods whose directories our own classes read.
+_OWN = ("LORA", "IA3")
+#: Methods that need more than modules (a second model, a task's id with every batch), keep values outside the model,
+#: or cannot be taken out of the base's weights exactly.
+_NOT_HERE = ("ADAPTION_PROMPT", "SHADOW", "POLY", "XLORA", "FROD", "SHIRA", "OSF")
+#: Methods that go elsewhere than into linear modules, and know where.
+_KNOW_THEIR_TARGETS = ("LN_TUNING", "TRAINABLE_TOKENS")
+#: What AdaLoRA's pruning knows of the steps so far.
+_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
+#: Initial values that peft takes out of the base, which an adapter never changes here.
+_CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
+def import_peft() -> ModuleType:
+    """The installed peft; raises ``UserError`` with what to do where there is none."""
+    try:
+        return import_module("peft")
+    except ImportError as error:
+        raise UserError("This adapter needs peft, which is not installed: pip install 'adapters-pl[peft]'") from error
+
+
+def injectable() -> dict[str, type]:
+    """The methods of the installed peft that can be injected: the classes of their configurations by type."""
+    import_peft()
+    mapping = import_module("peft.mapping")
+    return {
+        kind.value: config
+        for kind, config in mapping.PEFT_TYPE_TO_CONFIG_MAPPING.items()
+        if kind in mapping.PEFT_TYPE_TO_TUNER_MAPPING
+        and kind.value not in _NOT_HERE
+        and not issubclass(config, import_module("peft").PromptLearningConfig)
+    }
+
+
+class PEFTLayers(AdapterLayer):
+    """The one layer that hangs on the model itself: what peft wrapped, and which of the model's values are its own.
+
+    peft puts layers of its own in the place of the modules it adapts. This one has no parameters; it switches
+    those layers on and off.
+    """
+
+    def __init__(self, wrapped: nn.Module, trained: list[str], saved: list[str]) -> None:
+        super().__init__()
+        # Not as a submodule: the model that this layer hangs on is inside.
+        self._wrapped = (wrapped,)
+        self.trained = trained
+        self.saved = saved
+        self._on = True
+
+    @property
+    def wrapped(self) -> Any:
+        """The ``PeftModel`` around the model."""
+        return self._wrapped[0]
+
+    def tuned(self) -> dict[str, Any]:
+        """The layers of peft's by path."""
+        kind = import_module("peft.tuners.tuners_utils").BaseTunerLayer
+        base = self.wrapped.get_base_model()
+        return {path: module for path, module in base.named_modules() if isinstance(module, kind)}
+
+    @property
+    def enabled(self) -> bool:
+        """Whether peft's layers work."""
+        return self._on
+
+    @enabled.setter
+    def enabled(self, value: bool) -> None:
+        self._on = value
+        for layer in self.tuned().values():
+            # peft's own switch would also change what requires a gradient.
+            layer._disable_adapters = not value
+
+    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
+        """Nothing to draw: peft draws when it makes its layers."""
+
+    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """Leave the call as it is."""
+        return args, kwargs
+
+    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Leave the output as it is."""
+        return output
+
+
+class PEFTAdapter(Adapter):
+    """A method of peft's, by its own configuration: ``--adapter PEFTAdapter --adapter.peft_config peft.VeraConfig``.
+
+    Whether step 0 is the identity is the method's affair: it is for most, and not for C3A, FourierFT, VB-LoRA and
+    Uni-LoRA in their own settings. Methods in front of the text (prompt learning) cannot be injected; prefix and
+    prompt tuning are :class:`PrefixTuning`, :class:`PromptTuning` and :class:`PTuning`. There can be one in a model,
+    and it comes behind other adapters, whose modules it wraps.
+
+    AdaLoRA learns of the number of steps from the Trainer, prunes after every step, and its penalty is added to the
+    gradients; ``total_step`` has to be given to peft nevertheless.
+
+    Args:
+        peft_config: an object of peft's configuration class, or ``{class_path, init_args}``. Where it names no
+            ``target_modules``, placement, layers and exclude choose them.
+        placement: which sublayers: ``attn`` is query, key and value, ``mlp`` the up and down projections.
+        layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
+        exclude: names or a regular expression of modules to leave out.
+        name: what tells several adapters of one model apart.
+    """
+
+    def __init__(
+        self,
+        peft_config: PeftConfig | None = None,
+        *,
+        placement: Placement = "both",
+        layers: Layers | None = None,
+        exclude: Names | None = None,
+        name: str = "default",
+    ) -> None:
+        known = injectable()
+        if peft_config is None:
+            raise UserError("PEFTAdapter: which method? Pass --adapter.peft_config with a class like peft.VeraConfig.")
+        self.config: Any = _build(peft_config) if isinstance(peft_config, dict) else peft_config
+        kind = getattr(getattr(self.config, "peft_type", None), "value", None)
+        if kind not in known:
+            raise UserError(f"PEFTAdapter: {type(self.config).__name__} cannot be injected; {', '.join(known)} can.")
+        super().__init__(
+            name=name,
+            placement=placement,
+            layers=layers,
+            exclude=exclude,
+            modules_to_save=list(getattr(self.config, "modules_to_save", None) or []) or None,
+        )
+        if getattr(self.config, "bias", "none") != "none":
+            raise UserError("PEFTAdapter: bias other than 'none' trains the base's own biases; use LoRA with bias.")
+        init = str(getattr(self.config, "init_lora_weights", "")).lower()
+        if init.startswith(_CHANGE_THE_BASE) or getattr(self.config, "kasa_config", None):
+            raise UserError(
+                f"PEFTAdapter: init_lora_weights '{init}' changes the base; use LoRA with init pissa or olora."
+            )
+        self.kind: str = kind
+        self._seed = 0
+        self._keys: dict[str, str] = {}
+        self._layers: PEFTLayers | None = None
+
+    def init_args(self) -> dict[str, Any]:
+        """The arguments as plain data, the configuration as ``{class_path, init_args}``."""
+        return {
+            "peft_config": _describe(self.config),
+            "placement": self.placement,
+            "layers": self.layers,
+            "exclude": self.exclude,
+            "name": self.name,
+        }
+
+    # ---- into the model and out of it
+
+    def attach_to(self, model: PreTrainedModel, seed: int | None = 0) -> bool:
+        """Inject unless it is there already; peft draws while it injects, so the seed is known before."""
+        self._seed = seed or 0
+        return super().attach_to(model, seed)
+
+    def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
+        """Let peft replace the modules by its own; what else happens to the model is taken back."""
+        peft = import_peft()
+        if any(isinstance(layer, PEFTLayers) for layer in adapter_layers(model).values()):
+            raise UserError("PEFTAdapter: this model holds an adapter of peft's already, and there can be one.")
+        config = self._injected_config(model, arch)
+        before = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
+        meta = next(model.parameters()).is_meta
+        seed = hashlib.sha256(f"{self._seed}:{self.name}".encode()).digest()
+        with torch.random.fork_rng([p.device.index or 0 for p in list(model.parameters())[:1] if p.is_cuda]):
+            torch.manual_seed(int.from_bytes(seed[:8], "big") >> 1)
+            try:
+                wrapped = peft.PeftModel(model, config, adapter_name=INNER, low_cpu_mem_usage=meta)
+            except (ValueError, TypeError, KeyError, NotImplementedError, ImportError, RuntimeError) as error:
+                _unwrap(model)
+                raise UserError(f"peft cannot inject {self.kind} here: {first_line(error)}") from error
+        for parameter in model.parameters():
+            # peft freezes whatever is not its own, other adapters too.
+            parameter.requires_grad_(before.get(id(parameter), parameter.requires_grad))
+        if meta:
+            _freeze_what_is_not_trained(model)
+        trained = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in before]
+        try:
+            self._keys = self._saved_keys(wrapped, model)
+        except UserError:
+            _unwrap(model)
+            raise
+        self._layers = PEFTLayers(wrapped, trained, [*dict.fromkeys([*trained, *self._keys])])
+        attach(model, self._layers, self.name)
+        return [Site(path, None, 0, 0) for path in self._layers.tuned()]
+
+    def _injected_config(self, model: PreTrainedModel, arch: Architecture) -> Any:
+        config = copy.deepcopy(self.config)
+        config.inference_mode = False
+        if hasattr(config, "modules_to_save"):
+            config.modules_to_save = None  # our own copies leave the base as it is
+        if config.target_modules is None and self.kind not in _KNOW_THEIR_TARGETS:
+            feedforward = getattr(config, "feedforward_modules", None)
+            config.target_modules = {
+                site.path for site in resolve(model, arch, self.placement, None, self.layers, self.exclude)
+            }
+            if self.kind == "IA3" and feedforward is None:
+                config.feedforward_modules = {
+                    path for path in config.target_modules if path.endswith(f".{arch.mlp.output}")
+                }
+        return config
+
+    def _saved_keys(self, wrapped: Any, model: PreTrainedModel) -> dict[str, str]:
+        """The keys that peft has for what it saves, by the name of each value in ``model``."""
+        read = import_module("peft.utils").get_peft_model_state_dict
+        names: dict[int, str] = {}
+        for name, value in model.state_dict(keep_vars=True).items():
+            names.setdefault(id(value), name)
+        state = wrapped.state_dict(keep_vars=True)
+        saved = read(wrapped, state_dict=state, adapter_name=INNER, save_embedding_layers=False)
+        if outside := [key for key, value in saved.items() if id(value) not in names]:
+            raise UserError(f"PEFTAdapter: {self.kind} keeps {outside[0]} outside the model, which is not supported.")
+        keys: dict[str, str] = {}
+        for key, value in saved.items():
+            keys.setdefault(names[id(value)], key)
+        return keys
+
+    def detach_from(self, model: nn.Module) -> None:
+        """Put the modules back into their places."""
+        if self._in(model) is not None:
+            _unwrap(model)
+        super().detach_from(model)
+
+    def _in(self, model: nn.Module) -> PEFTLayers | None:
+        layers = adapter_layers(model, self.name).values()
+        return next((layer for layer in layers if isinstance(layer, PEFTLayers)), None)
+
+    # ---- its values
+
+    def adapter_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """What peft trains, by its path in ``model``, and the modules that are trained whole."""
+        layers = self._in(model)
+        parameters = dict(model.named_parameters()) if layers else {}
+        own = {name: parameters[name] for name in layers.trained} if layers else {}
+        return {**own, **super().adapter_parameters(model)}
+
+    def adapter_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """What peft saves."""
+        layers = self._in(model)
+        values = model.state_dict(keep_vars=True) if layers else {}
+        own = {name: values[name] for name in layers.saved} if layers else {}
+        return {**own, **super().adapter_state(model)}
+
+    def extent(self, model: PreTrainedModel) -> str:
+        """The type of the method, and how many modules are wrapped."""
+        layers = self._in(model)
+        assert layers is not None
+        return f"{self.kind} in {len(layers.tuned())} modules"
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module) -> Callable[[], None]:
+        """Let peft fold its layers into the base's weights; returns the exact undo.
+
+        Raises:
+            UserError: the method cannot be merged, or the merged weights are not finite.
+        """
+        layers = self._in(model)
+        merged: list[Any] = []
+        kept: list[tuple[nn.Parameter, Tensor]] = []
+
+        def undo() -> None:
+            while merged:
+                layer = merged.pop()
+                if layer.merged_adapters:
+                    layer.unmerge()
+            while kept:
+                parameter, original = kept.pop()
+                parameter.data = original
+
+        if self.modules_to_save:
+            raise UserError("PEFTAdapter with modules_to_save cannot be merged into the base; keep it as an adapter.")
+        for path, layer in layers.tuned().items() if layers and layers.enabled else ():
+            if layer.merged_adapters:
+                continue
+            kept += [(parameter, parameter.data.clone()) for parameter in layer.get_base_layer().parameters()]
+            merged.append(layer)
+            try:
+                layer.merge(adapter_names=[INNER])
+            except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+                undo()
+                raise UserError(f"{self.kind} cannot be merged into the base; keep it as an adapter.") from error
+            if not all(torch.isfinite(p).all() for p in layer.get_base_layer().parameters()):
+                undo()
+                raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
+        return undo
+
+    # ---- directories
+
+    @classmethod
+    def reads(cls, config: dict[str, Any]) -> bool:
+        """Every type that the installed peft can inject and no class of ours reads."""
+        try:
+            return config.get("peft_type") in injectable() and config["peft_type"] not in _OWN
+        except UserError:
+            return False
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], name: str) -> PEFTAdapter:
+        """The adapter of a directory that peft wrote."""
+        kind = injectable()[config["peft_type"]]
+        own = {field.name for field in dataclasses.fields(kind) if field.init}
+        try:
+            described = kind(**{key: value for key, value in config.items() if key in own and key != "peft_type"})
+        except (ValueError, TypeError, ImportError) as error:
+            raise UserError(f"peft cannot read this {config['peft_type']} directory: {first_line(error)}") from error
+        return cls(described, name=name)
+
+    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The configuration that was injected."""
+        layers = self._in(model)
+        assert layers is not None
+        config = layers.wrapped.peft_config[INNER]
+        # AdaLoRA's pattern says which rows are cut out of the file; here they are in it, as zeros.
+        pattern = {"rank_pattern": None} if self.kind == "ADALORA" else {}
+        plain = {key: _plain(value) for key, value in config.to_dict().items()}
+        return {**plain, **pattern, "inference_mode": True, "modules_to_save": self.modules_to_save}
+
+    def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The tensors by peft's keys."""
+        return {self.peft_key(name): value.detach() for name, value in self.adapter_state(model).items()}
+
+    def peft_key(self, parameter: str) -> str:
+        """The key that peft has, or that of a copied module."""
+        return self._keys[parameter] if parameter in self._keys else super().peft_key(parameter)
+
+    # ---- what AdaLoRA does beside training
+
+    def _adalora(self) -> Any:
+        if self.kind != "ADALORA" or self._layers is None:
+            return None
+        return self._layers.wrapped.base_model
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As every adapter; AdaLoRA learns how many steps there are."""
+        super().on_fit_start(trainer, pl_module)
+        if tuner := self._adalora():
+            config = tuner.peft_config[INNER]
+            config.total_step = int(trainer.estimated_stepping_batches)
+            if config.tinit >= config.total_step - config.tfinal:
+                raise UserError(
+                    f"AdaLoRA: tinit {config.tinit} and tfinal {config.tfinal} leave none of {config.total_step} steps."
+                )
+            self._allocated = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Add the gradient of AdaLoRA's penalty, which keeps its factors near orthogonal (its section 3.1)."""
+        if not (tuner := self._adalora()):
+            return
+        factors = [
+            p for path, p in tuner.model.named_parameters() if f".{INNER}" in path and p.ndim == 2 and p.requires_grad
+        ]
+        factors = [p for p in factors if min(p.shape) > 1]
+        with torch.enable_grad():
+            grams = [p @ p.T if p.shape[0] < p.shape[1] else p.T @ p for p in factors]
+            penalty = sum(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams)
+            (tuner.peft_config[INNER].orth_reg_weight * penalty / max(len(grams), 1)).backward()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far AdaLoRA's pruning is; nothing for other methods."""
+        if not (tuner := self._adalora()):
+            return {}
+        state = {name: dict(getattr(tuner.rankallocator, name)) for name in _AVERAGES}
+        return {**state, "rank_pattern": tuner.peft_config[INNER].rank_pattern}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with AdaLoRA's pruning where it was."""
+        if state_dict and (tuner := self._adalora()):
+            tuner.peft_config[INNER].rank_pattern = state_dict["rank_pattern"]
+            for name in _AVERAGES:
+                setattr(tuner.rankallocator, name, dict(state_dict[name]))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """After a step, while its gradients are there, AdaLoRA prunes."""
+        if (tuner := self._adalora()) and trainer.global_step > self._allocated:
+            self._allocated = trainer.global_step
+            tuner.update_and_allocate(trainer.global_step)
+
+
+def _unwrap(model: nn.Module) -> None:
+    """Put every module that peft wrapped back into its place."""
+    utils = import_module("peft.tuners.tuners_utils")
+    others = import_module("peft.utils.other")
+    for path, module in list(model.named_modules()):
+        parent, _, own = path.rpartition(".")
+        if isinstance(module, others.AuxiliaryTrainingWrapper):
+            setattr(model.get_submodule(parent), own, module.original_module)
+        elif isinstance(module, utils.BaseTunerLayer) and path:
+            setattr(model.get_submodule(parent), own, module.get_base_layer())
+    if hasattr(model, "peft_config"):
+        del model.peft_config
+
+
+def _freeze_what_is_not_trained(model: nn.Module) -> None:
+    """What peft's layers hold beside their weights; moved to the meta device, all of it looks trained."""
+    kind = import_module("peft.tuners.tuners_utils").BaseTunerLayer
+    for layer in (module for module in model.modules() if isinstance(module, kind)):
+        for other in (getattr(layer, name, None) for name in layer.other_param_names):
+            if isinstance(other, nn.Module):
+                other.requires_grad_(False)
+
+
+def _plain(value: Any) -> Any:
+    """``value`` in what a checkpoint and a JSON file can hold."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _describe(config: Any) -> dict[str, Any]:
+    """``{class_path, init_args}`` with the settings that are not their defaults."""
+    cls, init_args = type(config), {}
+    known = _plain(config.to_dict())
+    for field in dataclasses.fields(cls):
+        default = field.default_factory() if callable(field.default_factory) else field.default
+        ours = field.init and field.name in known and field.name not in ("peft_type", "peft_version")
+        if ours and known[field.name] != _plain(default):
+            init_args[field.name] = known[field.name]
+    short = getattr(import_peft(), cls.__name__, None) is cls
+    return {"class_path": f"{'peft' if short else cls.__module__}.{cls.__name__}", "init_args": init_args}
+
+
+def _build(described: dict[str, Any]) -> Any:
+    """The configuration that ``{class_path, init_args}`` describes; nothing but configurations of peft's is built."""
+    module, _, name = described["class_path"].rpartition(".")
+    try:
+        cls = getattr(import_module(module), name)
+        if not (isinstance(cls, type) and issubclass(cls, import_peft().PeftConfig)):
+            raise UserError(f"{described['class_path']} is no configuration of peft's.")
+        return cls(**described.get("init_args") or {})
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise UserError(f"peft_config {described['class_path']}: {first_line(error)}") from error
