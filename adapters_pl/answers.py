@@ -1,111 +1,86 @@
-"""From what a model wrote to the answer it states, and whether that answer is right.
+"""From what a model wrote to the answer it states, and whether that answer is right: the protocols by name.
 
-The ``strict`` protocol reads the answer that a text states ("the answer is 12", "#### 12") before it falls
-back on the last number, and takes an option only as a whole word.
+- ``strict`` (the default): the prompt that training used, greedy, extraction made for each kind of answer
+  (:mod:`adapters_pl.answers_strict`).
+- ``llm_adapters``: prompts, beams and extractors of the LLM-Adapters paper's code, for comparison with its numbers
+  (:mod:`adapters_pl.answers_llm_adapters`).
+- ``loglikelihood``: nothing is generated; the option that is likeliest is the answer
+  (:mod:`adapters_pl.scoring`). Multiple-choice sets only.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
+from adapters_pl import answers_llm_adapters
+from adapters_pl.answers_strict import extract_choice, extract_letter, extract_number, extract_text, words
 from adapters_pl.errors import UserError, did_you_mean
 
-Kind = Literal["number", "choice", "text"]
+Kind = Literal["number", "choice", "letter", "text"]
 
 #: A number is right within 0.001 of the gold one, or within a millionth of a large one.
 NUMBER_TOLERANCE = Decimal("0.001")
 
-_ASCII = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " ", "\u202f": " "})
-_SPACED_THOUSANDS = re.compile(r"(?<=\d)[\u00a0\u202f](?=\d{3}(?!\d))")
-_NUMBER = re.compile(
-    r"(?P<sign>[-+]\s?)?[$\u20ac\u00a3]?\s?"
-    r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
-    r"(?:\s?/\s?(?P<over>\d+(?:\.\d+)?)(?![\d/]))?"
-)
-_STATED = re.compile(r"(?:answers?\s*(?:is|are|=|:)|####|\\boxed\s*\{)\s*:?\s*", re.IGNORECASE)
-# "The answer is 5 + 3 = 8" states 8: nothing but arithmetic stands before the last equals sign.
-_WORKED_OUT = re.compile(r"[\d\s.,+*/()$%^\u00d7\u00f7-]*=")
 
+@dataclass(frozen=True)
+class Protocol:
+    """How a set is asked, how a model's text becomes an answer, and how the answer is judged.
 
-def _numbers(text: str) -> list[Decimal]:
-    found = []
-    for match in _NUMBER.finditer(text):
-        value = Decimal(match["value"].replace(",", ""))
-        if match["over"]:
-            below = Decimal(match["over"])
-            if not below:
-                continue
-            value /= below
-        found.append(value.copy_negate() if _is_negative(text, match) else value)
-    return found
-
-
-def _is_negative(text: str, match: re.Match[str]) -> bool:
-    """Whether the minus before a number is its sign. After a number or a closing bracket it subtracts ("5 - 3"),
-    and directly after a letter it is a hyphen.
+    Attributes:
+        name: what results call it.
+        templates: the prompt's template by kind of answer; kinds that are left out use the template of training.
+        beams: beams of the search; 1 is greedy.
+        generates: whether the model writes; if not, the options are scored.
+        tolerance: of a number, in words, for the results.
     """
-    if not match["sign"] or match["sign"][0] != "-":
-        return False
-    before = text[: match.start()]
-    return not (re.search(r"[\d)\]}%]\s?$", before) or re.search(r"\w$", before))
 
+    name: str
+    templates: Mapping[Kind, str] = field(default_factory=dict)
+    beams: int = 1
+    generates: bool = True
+    tolerance: str = "0.001, or 1e-6 of the gold number"
 
-def extract_number(text: str) -> str | None:
-    """The number a text states as its answer, else its last number; ``None`` if it holds none.
+    def template(self, kind: Kind, of_training: str) -> str:
+        """The template that a set of this kind is asked with."""
+        return self.templates.get(kind, of_training)
 
-    Signs (also U+2212), thousands, decimals, fractions, currency, percent and units are understood. The last
-    statement counts when there are several, and only its own line is read.
-    """
-    text = _SPACED_THOUSANDS.sub("", text).translate(_ASCII)
-    for statement in reversed(list(_STATED.finditer(text))):
-        line = text[statement.end() :].split("\n", 1)[0]
-        worked_out = _WORKED_OUT.match(line)
-        numbers = _numbers(line[worked_out.end() :] if worked_out else line)
-        if numbers:
-            return _plain(numbers[0])
-    numbers = _numbers(text)
-    return _plain(numbers[-1]) if numbers else None
+    def extract(
+        self,
+        text: str,
+        kind: Kind,
+        options: Sequence[str] = (),
+        *,
+        set_name: str = "",
+        option_texts: Mapping[str, str] | None = None,
+    ) -> str | None:
+        """The answer in ``text``, or ``None`` where it gives none.
 
+        Args:
+            text: what the model wrote after the prompt.
+            kind: of answer.
+            options: the possible answers of a multiple-choice set.
+            set_name: the published name of the set.
+            option_texts: what the options stand for in this row, if that is known.
+        """
+        if kind == "number":
+            return extract_number(text)
+        if kind == "choice":
+            return extract_choice(text, options)
+        if kind == "letter":
+            return extract_letter(text, options, option_texts)
+        return extract_text(text)
 
-def _plain(value: Decimal) -> str:
-    """The shortest form without an exponent, which reads as itself again."""
-    text = format(value, "f")
-    if "." in text:
-        text = text.rstrip("0").rstrip(".")
-    return "0" if text in ("-0", "") else text
-
-
-def extract_choice(text: str, options: Sequence[str]) -> str | None:
-    """The option a text states as its answer, else the only option it names; ``None`` if neither is clear.
-
-    Options are matched as whole words, without regard to case.
-    """
-    if not options:
-        return None
-    word = re.compile(
-        rf"(?<!\w)(?:{'|'.join(re.escape(o) for o in sorted(options, key=len, reverse=True))})(?!\w)",
-        re.IGNORECASE,
-    )
-    canonical = {option.casefold(): option for option in options}
-    for statement in reversed(list(_STATED.finditer(text))):
-        first = word.search(text[statement.end() :].split("\n", 1)[0])
-        if first:
-            return canonical.get(first[0].casefold())
-    named = {canonical.get(match[0].casefold()) for match in word.finditer(text)}
-    return named.pop() if len(named) == 1 else None
-
-
-def extract_text(text: str) -> str | None:
-    """The text itself, white space trimmed; ``None`` if nothing is left."""
-    return _words(text) or None
-
-
-def _words(text: str) -> str:
-    return " ".join(text.split())
+    def match(self, prediction: str | None, gold: str, kind: Kind) -> bool:
+        """Whether ``prediction`` is ``gold``; a text without an answer is wrong."""
+        if prediction is None:
+            return False
+        if kind == "number":
+            return _same_number(prediction, gold)
+        return words(prediction).casefold() == words(gold).casefold()
 
 
 def _same_number(prediction: str, gold: str) -> bool:
@@ -116,36 +91,50 @@ def _same_number(prediction: str, gold: str) -> bool:
     return abs(Decimal(found) - number) <= max(NUMBER_TOLERANCE, abs(number) * Decimal("1e-6"))
 
 
-@dataclass(frozen=True)
-class Protocol:
-    """How a model's text becomes an answer and how the answer is judged.
+class _LLMAdapters(Protocol):
+    """The reference's own reading; see :mod:`adapters_pl.answers_llm_adapters`."""
 
-    Attributes:
-        name: what results call it.
-        extract: ``(text, kind, options) -> prediction`` or ``None`` where the text states no answer.
-    """
-
-    name: str
-    extract: Callable[[str, Kind, Sequence[str]], str | None]
+    def extract(
+        self,
+        text: str,
+        kind: Kind,
+        options: Sequence[str] = (),
+        *,
+        set_name: str = "",
+        option_texts: Mapping[str, str] | None = None,
+    ) -> str | None:
+        """What the reference reads out of ``text``."""
+        text = answers_llm_adapters.response(text)
+        if kind == "number":
+            return answers_llm_adapters.extract_number(text)
+        if kind == "letter":
+            return answers_llm_adapters.extract_letter(text)
+        if kind == "choice":
+            return answers_llm_adapters.extract_choice(text, set_name, options)
+        return extract_text(text)
 
     def match(self, prediction: str | None, gold: str, kind: Kind) -> bool:
-        """Whether ``prediction`` is ``gold``; a text without an answer is wrong."""
+        """Numbers within the reference's tolerance; everything else must be the same string."""
         if prediction is None:
             return False
-        if kind == "number":
-            return _same_number(prediction, gold)
-        return _words(prediction).casefold() == _words(gold).casefold()
+        return answers_llm_adapters.same_number(prediction, gold) if kind == "number" else prediction == gold
 
 
-def _strict(text: str, kind: Kind, options: Sequence[str]) -> str | None:
-    if kind == "number":
-        return extract_number(text)
-    if kind == "choice":
-        return extract_choice(text, options)
-    return extract_text(text)
-
-
-PROTOCOLS = {"strict": Protocol("strict", _strict)}
+PROTOCOLS: dict[str, Protocol] = {
+    "strict": Protocol("strict"),
+    "llm_adapters": _LLMAdapters(
+        "llm_adapters",
+        templates={
+            "number": "llm_adapters_math",
+            "letter": "llm_adapters_math",
+            "text": "llm_adapters_math",
+            "choice": "llm_adapters_commonsense",
+        },
+        beams=4,
+        tolerance=str(answers_llm_adapters.TOLERANCE),
+    ),
+    "loglikelihood": Protocol("loglikelihood", generates=False),
+}
 
 
 def protocol_named(name: str) -> Protocol:
@@ -159,5 +148,22 @@ def extract(text: str, dataset: str, protocol: str = "strict") -> str | None:
     """The answer that ``text`` states for ``dataset`` (by its published name), or ``None``."""
     from adapters_pl.data import set_named
 
-    wanted = set_named(dataset)
-    return protocol_named(protocol).extract(text, wanted.kind, wanted.options)
+    reading, wanted = protocol_named(protocol), set_named(dataset)
+    return reading.extract(text, wanted.kind, wanted.options, set_name=dataset)
+
+
+_BRACKETED = re.compile(r"\(([A-E])\)\s*(.*?)\s*(?=\([A-E]\)|$)", re.DOTALL)
+
+
+def option_texts(question: str, options: Sequence[str]) -> dict[str, str]:
+    """What each option stands for, as the published questions list them; empty where they list nothing.
+
+    ``(A) 5 (B) 6`` for letters, ``Answer1: wet palms Answer2: dry palms`` for option words.
+    """
+    if all(len(option) == 1 for option in options):
+        found = dict(_BRACKETED.findall(question.partition("Answer Choices:")[2]))
+    else:
+        named = "|".join(re.escape(option) for option in options)
+        listed = re.compile(rf"\b({named}):\s*(.*?)\s*(?=\b(?:{named}):|Answer format:|$)", re.IGNORECASE | re.DOTALL)
+        found = {option.lower(): text for option, text in listed.findall(question)} if options else {}
+    return {option: found[option] for option in options if option in found}

@@ -10,13 +10,16 @@ from types import FrameType
 from typing import Any
 
 import torch
+import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl import report
 from adapters_pl.checkpoint import save_adapter
 from adapters_pl.module import CausalLMModule
-from adapters_pl.runs import Run, environment
+from adapters_pl.partial import PartialAnswers
+from adapters_pl.runs import Run, environment, repeating
 
 #: Optimizer steps between two writes of ``last.ckpt`` (and one at the end of every epoch).
 CHECKPOINT_EVERY = 200
@@ -48,6 +51,9 @@ class RunRecorder(Callback):
         self.run = run
         self.config = config
         self.adapter = adapter
+        self._partial: dict[str, PartialAnswers] = {}
+        self._taken: dict[str, int] = {}
+        self._recorded = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on this is the run that ``test`` takes."""
@@ -56,6 +62,13 @@ class RunRecorder(Callback):
             self.run.write("environment.json", environment())
             if not trainer.fast_dev_run:  # type: ignore[attr-defined]
                 self.run.mark_latest()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Record which training rows were test rows, as soon as there is something that was trained on them."""
+        found = getattr(trainer.datamodule, "contamination_report", None)  # type: ignore[attr-defined]
+        if found is not None and not self._recorded and trainer.is_global_zero:
+            self.run.merge_results({}, contamination=found)
+            self._recorded = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapters as directories that other tools read, with the same weights as ``last.ckpt``."""
@@ -76,16 +89,77 @@ class RunRecorder(Callback):
             found = {name: float(value) for name, value in trainer.callback_metrics.items()}
             self.run.merge_results({}, validation=found)
 
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over what an interrupted test by the same model and settings has answered."""
+        assert isinstance(pl_module, CausalLMModule)
+        data, model = trainer.datamodule, pl_module.identity()  # type: ignore[attr-defined]
+        self._partial = {}
+        for name in data.eval_sets:
+            file = f"predictions/{name}.partial.jsonl"
+            partial = PartialAnswers(self.run.path / file, {**data.settings(name), **model})
+            self._partial[name] = partial
+            if trainer.is_global_zero:
+                # A test without a checkpoint has a directory of its own each time.
+                recipe = self.run.path.name.rpartition("-")[0]
+                partial.begin(sorted(self.run.path.parent.glob(f"{recipe}-*/{file}"), key=lambda p: p.stat().st_mtime))
+        trainer.strategy.barrier()
+        taken = 0
+        for name, partial in self._partial.items():
+            pl_module.answered[name] = partial.read(data.prompt_hashes(name))
+            taken += len(pl_module.answered[name])
+        self._taken = {name: len(rows) for name, rows in pl_module.answered.items()}
+        if taken:
+            rank_zero_info(f"resuming: {taken} rows were answered before this test was interrupted")
+        trainer.strategy.barrier()  # nobody adds to a file that another still reads
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's answers."""
+        assert isinstance(pl_module, CausalLMModule)
+        name = trainer.datamodule.eval_sets[dataloader_idx]  # type: ignore[attr-defined]
+        self._partial[name].append(pl_module.fresh)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write predictions and results, and end with the table."""
+        """Write predictions and results, and end with the tables."""
+        assert isinstance(pl_module, CausalLMModule)
+        data, spent = trainer.datamodule, _all_processes(pl_module.spent)  # type: ignore[attr-defined]
         results = {}
         for name, records in self._gathered(pl_module).items():
-            results[name] = report.summarize(records)
+            parts = [part[name] for part in spent if name in part]
+            seconds, tokens = max((s for s, _ in parts), default=0.0), sum(t for _, t in parts)
+            results[name] = {
+                **report.summarize(records, data.seed, seconds, tokens),
+                **({"resumed": self._taken[name]} if self._taken.get(name) else {}),
+                "settings": data.settings(name),
+                "distribution": data.distribution(name),
+            }
             if trainer.is_global_zero:
                 self.run.write(f"predictions/{name}.jsonl", records)
         if trainer.is_global_zero:
-            path = self.run.merge_results(results, environment=environment())
+            path = self.run.merge_results(
+                results,
+                protocol=data.protocol.name,
+                command=repeating(str(trainer.ckpt_path) if trainer.ckpt_path else None),
+                seed=data.seed,
+                config=yaml.safe_load(self.config),
+                data=data.checksums,
+                average=report.macro_average(results),
+                environment=environment(),
+            )
+            for partial in self._partial.values():
+                partial.remove()
             report.print_table(report.results_table(results, self.adapter))
+            methods = {type(adapter).__name__ for adapter in pl_module.adapters.values()}
+            method = methods.pop() if len(methods) == 1 else None
+            if table := report.published_table(results, pl_module.base, method, data.protocol.name):
+                report.print_table(table)
             print(f"results: {path}")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -98,15 +172,21 @@ class RunRecorder(Callback):
     def _gathered(pl_module: LightningModule) -> dict[str, list[dict[str, Any]]]:
         """The records of all processes by set, each set in its file's order."""
         assert isinstance(pl_module, CausalLMModule)
-        parts = [pl_module.records]
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            parts = [{} for _ in range(torch.distributed.get_world_size())]
-            torch.distributed.all_gather_object(parts, pl_module.records)
+        parts = _all_processes(pl_module.records)
         names = list(dict.fromkeys(name for part in parts for name in part))
         return {
             name: sorted((r for part in parts for r in part.get(name, [])), key=lambda record: record["row"])
             for name in names
         }
+
+
+def _all_processes(mine: Any) -> list[Any]:
+    """What every process has, in the order of ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [mine]
+    parts = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(parts, mine)
+    return parts
 
 
 class FinishStepOnInterrupt(Callback):
@@ -198,3 +278,19 @@ class Progress(RichProgressBar):
         if trainer.training and self._tokens:
             metrics["tokens/s"] = round(self._tokens / max(1e-9, time.monotonic() - self._since))
         return metrics
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show the share of right answers so far, of this process."""
+        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        records = [record for answered in getattr(pl_module, "records", {}).values() for record in answered]
+        if records and self.progress is not None and self.test_progress_bar_id is not None:
+            share = sum(bool(record["correct"]) for record in records) / len(records)
+            self.progress.update(self.test_progress_bar_id, description=f"{self.test_description} {share:.1%} right")

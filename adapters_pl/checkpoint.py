@@ -131,8 +131,8 @@ class SavedAdapters:
             for name, parameter in adapter.adapter_state(model).items()
         }
         if self.where.is_dir():
-            # PEFT's format has parameters only; what is saved beside them is made again where one of its own is read.
-            expected = {key: found for key, found in expected.items() if isinstance(found[1], nn.Parameter)}
+            # What goes with the parameters need not be in a directory of PEFT's, which makes it again.
+            expected = {k: v for k, v in expected.items() if isinstance(v[1], nn.Parameter) or k in self.tensors}
         for key, (_, parameter) in expected.items():
             if key not in self.tensors:
                 raise UserError(f"{self.where}: does not fit this model: {key} is missing.")

@@ -18,6 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("adapters_pl.lightning_cli:main", "write answers for rows that need no gold answer"),
     "plan": ("adapters_pl.plan:main", "show what would be trained in a base, without its weights"),
     "export": ("adapters_pl.export:main", "write an adapter for other tools, or merged into its base"),
+    "data": ("adapters_pl.data.command:main", "list, fetch, verify and show the published datasets"),
+    "compare": ("adapters_pl.compare:main", "test results of several runs side by side, with their significance"),
     "recipes": ("adapters_pl.recipes:main", "list the configurations that --config finds by name"),
 }
 

@@ -1,7 +1,8 @@
-"""Batched generation that gives each row the answer it would get alone."""
+"""Batched generation that gives each row the answer it would get alone: greedy, by beams, or sampled."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,34 @@ def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor
     return ids, mask
 
 
+class SeededSampling(LogitsProcessor):
+    """Sampling that gives every row its own stream of random numbers, so that no row depends on its batch.
+
+    By the Gumbel-max trick: the largest of ``logits / temperature`` plus standard Gumbel noise is distributed as the
+    softmax of ``logits / temperature`` (Maddison et al. 2014, arXiv 1411.0030). Greedy search then takes it.
+
+    Args:
+        seeds: one a row.
+        temperature: above 0; below 1 it sharpens the distribution.
+    """
+
+    def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.temperature = temperature
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` (B, V) with noise; each row draws V numbers from its own generator at every step."""
+        drawn = [torch.rand(scores.shape[1], generator=generator) for generator in self.generators]
+        uniform = torch.stack(drawn).to(scores.device).clamp_min(torch.finfo(torch.float32).tiny)
+        return scores.float() / self.temperature - torch.log(-torch.log(uniform))
+
+
+def seed_of(seed: int, row: str, sample: int = 0) -> int:
+    """The seed of one row's ``sample``-th answer: of the run's seed and the row's name, and of nothing else."""
+    digest = hashlib.sha256(f"{seed}\0{row}\0{sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
 @torch.no_grad()
 def generate(
     model: PreTrainedModel,
@@ -39,8 +74,11 @@ def generate(
     input_ids: Tensor,
     attention_mask: Tensor,
     max_new_tokens: int,
+    beams: int = 1,
+    temperature: float = 0.0,
+    seeds: Sequence[int] | None = None,
 ) -> list[Generation]:
-    """Greedy continuations of a left-padded batch.
+    """Continuations of a left-padded batch.
 
     The base's own generation settings (temperature, penalties) are set aside: results depend on what is
     asked here and on nothing that came with the weights but the end tokens.
@@ -51,12 +89,23 @@ def generate(
         input_ids: (B, T), padded on the left.
         attention_mask: (B, T), 0 on padding.
         max_new_tokens: the most tokens to add.
+        beams: width of the beam search; 1 is greedy.
+        temperature: above 0 to sample instead; needs ``seeds``.
+        seeds: one a row, for sampling.
+
+    Raises:
+        ValueError: beams and sampling together, or sampling without a seed for each row.
     """
+    processors = LogitsProcessorList()
+    if temperature > 0:
+        if beams > 1 or seeds is None or len(seeds) != len(input_ids):
+            raise ValueError("Sampling takes one beam, and one seed a row.")
+        processors.append(SeededSampling(seeds, temperature))
     eos = _end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
-        num_beams=1,
+        num_beams=beams,
         eos_token_id=eos,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -64,7 +113,10 @@ def generate(
     )
     with _own_settings_aside(model):
         sequences: Tensor = model.generate(  # type: ignore[operator]
-            input_ids=input_ids, attention_mask=attention_mask, generation_config=config
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            generation_config=config,
+            logits_processor=processors,
         )
     generations = []
     for new in sequences[:, input_ids.shape[1] :].tolist():

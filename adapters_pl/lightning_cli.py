@@ -285,7 +285,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     except UserError:
         raise
     except Exception as error:
-        if known := _user_error_behind(error):  # jsonargparse wraps what a constructor raises
+        if known := user_error_behind(error):  # jsonargparse wraps what a constructor raises
             raise known from error
         return _crashed(error, Run(Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)), debug)
     except SystemExit as done:  # --help and --print_config end here
@@ -293,7 +293,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     return _execute(cli, debug)
 
 
-def _user_error_behind(error: BaseException) -> UserError | None:
+def user_error_behind(error: BaseException) -> UserError | None:
     """The ``UserError`` that led to ``error``, if one did."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):

@@ -1,7 +1,12 @@
-"""Accuracy over answers, exact across processes."""
+"""Accuracy over answers, exact across processes, and how sure one can be of it."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -30,3 +35,49 @@ class AnswerAccuracy(Metric):
     def compute(self) -> Tensor:
         """Right answers over all answers, in 0..1; not a number when there were none."""
         return self.correct.double() / self.total
+
+
+def majority(predictions: Sequence[str | None]) -> str | None:
+    """The answer that most samples give, the earliest of equals; samples without an answer have no vote."""
+    votes = Counter(prediction for prediction in predictions if prediction is not None)
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def bootstrap_interval(
+    correct: int, n: int, seed: int = 0, level: float = 0.95, draws: int = 10_000
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of an accuracy (Efron 1979), in 0..1.
+
+    Drawing ``n`` rows with replacement from rows of which a share is right gives a binomial number of right ones,
+    so that is what is drawn: the same distribution at once.
+    """
+    resampled = np.random.default_rng(seed).binomial(n, correct / n, draws) / n
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    first: Sequence[bool], second: Sequence[bool], seed: int = 0, level: float = 0.95, draws: int = 10_000
+) -> tuple[float, float]:
+    """The percentile bootstrap interval of ``second``'s accuracy less ``first``'s, over rows drawn together.
+
+    A row's difference is -1, 0 or 1, so a draw of rows is a multinomial count of the three.
+    """
+    n = len(first)
+    better = sum(b and not a for a, b in zip(first, second, strict=True))
+    worse = sum(a and not b for a, b in zip(first, second, strict=True))
+    counts = np.random.default_rng(seed).multinomial(n, [better / n, worse / n, (n - better - worse) / n], draws)
+    low, high = np.quantile((counts[:, 0] - counts[:, 1]) / n, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def mcnemar_exact(better: int, worse: int) -> float:
+    """The two-sided p-value of McNemar's exact test (1947): whether rows that changed went both ways alike.
+
+    Args:
+        better: rows that only the second is right on.
+        worse: rows that only the first is right on.
+    """
+    n, k = better + worse, min(better, worse)
+    tail = sum(math.comb(n, i) for i in range(k + 1))
+    return min(1.0, 2 * tail / 2**n)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,12 +31,19 @@ from adapters_pl.base_model import (
 from adapters_pl.errors import UserError
 from adapters_pl.generation import Generation, generate
 from adapters_pl.metrics import AnswerAccuracy
+from adapters_pl.scoring import score
 
 if TYPE_CHECKING:
     from adapters_pl.checkpoint import SavedAdapters
     from adapters_pl.data.base import ReasoningDataModule
 
 IGNORE = -100
+#: What a batch must hold to be answered.
+_ASKED = ("prompt_ids", "prompt_mask", "row_ids")
+
+#: Settings by which some models scale what their head returns, and whether they multiply (Cohere, Falcon-H1) or
+#: divide (Granite) by it.
+_LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
 FORMAT = 1
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -103,6 +112,12 @@ class CausalLMModule(LightningModule):
         self.val_accuracy = AnswerAccuracy()
         #: What the last test or prediction wrote, by set: one record a row, in no particular order.
         self.records: dict[str, list[dict[str, Any]]] = {}
+        #: The records of the last test batch that this process answered itself.
+        self.fresh: list[dict[str, Any]] = []
+        #: Records of an interrupted test, by set and row: those rows are not answered again.
+        self.answered: dict[str, dict[int, dict[str, Any]]] = {}
+        #: Seconds that this process spent on answers with the adapters, by set, and the tokens it wrote in them.
+        self.spent: dict[str, tuple[float, int]] = {}
         #: The configuration of the command that trains, if there is one; it travels in the checkpoints.
         self.recorded_config: dict[str, Any] | None = None
         self._config: PretrainedConfig | None = None
@@ -202,8 +217,34 @@ class CausalLMModule(LightningModule):
     def logits(self, hidden: Tensor) -> Tensor:
         """The vocabulary's logits for hidden states: (..., D) -> (..., V)."""
         logits = self.model.get_output_embeddings()(hidden)
-        cap = getattr(self.config, "final_logit_softcapping", None)
+        text = self.config.get_text_config()
+        for setting, power in _LOGIT_SCALES.items():
+            if (scale := getattr(text, setting, None)) is not None:
+                logits = logits * scale**power
+        cap = getattr(text, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
+
+    def check_logits(self) -> None:
+        """Compare :meth:`logits` with the model's own on two tokens, once, before anything is trained with them.
+
+        Raises:
+            UserError: the model does more with its head's output than this module knows of.
+        """
+        ids = torch.tensor([[0, 1]], device=self.model.device)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            ours, own = (
+                self.logits(CausalLMModule.hidden_states(self, batch)).float(),
+                self.model(**batch).logits.float(),
+            )
+        self.model.train(was_training)
+        if not torch.allclose(ours, own, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
+            raise UserError(
+                f"{type(self.model).__name__} computes its logits in a way that is not known here; "
+                "override CausalLMModule.logits in a subclass."
+            )
 
     def label_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy of every labelled token, in nats: (B, T, D), (B, T) -> (number of labels,).
@@ -214,7 +255,11 @@ class CausalLMModule(LightningModule):
         shifted = labels[:, 1:]
         here = shifted != IGNORE
         logits = self.logits(hidden[:, :-1][here]).float()
-        return torch.nn.functional.cross_entropy(logits, shifted[here], reduction="none")
+        return self.token_losses(logits, shifted[here])
+
+    def token_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The loss of every labelled token, (N, V), (N,) -> (N,): what a subclass with another loss overrides."""
+        return torch.nn.functional.cross_entropy(logits, targets, reduction="none")
 
     def loss(self, hidden: Tensor, batch: dict[str, Any]) -> Tensor:
         """The batch's part of the mean loss over all labelled tokens of the optimizer step.
@@ -233,6 +278,7 @@ class CausalLMModule(LightningModule):
 
         The base was loaded in evaluation mode, and Lightning leaves modes as it finds them.
         """
+        self.check_logits()
         self.train()
         if len(self.adapters) > 1:
             own = sum(p.numel() for p in self.adapter_parameters().values())
@@ -256,23 +302,55 @@ class CausalLMModule(LightningModule):
 
     def on_test_start(self) -> None:
         """Forget an earlier test: its records, and its counts."""
-        self.records = {}
+        self.records, self.spent = {}, {}
         self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a batch of one set with the adapters, and with the base alone for comparison."""
         name = self._data.eval_sets[dataloader_idx]
-        records = self._answer(batch, name)
-        if self.adapters and self.test_base:
-            with self.base_alone():
-                for record, base in zip(records, self._answer(batch, name), strict=True):
-                    record["base_prediction"] = base["prediction"]
-                    record["base_correct"] = base["correct"]
+        known, rows = self.answered.get(name, {}), batch["row_ids"].tolist()
+        new = [place for place, row in enumerate(rows) if row not in known]
+        self.fresh = self._test({key: batch[key][new] for key in _ASKED}, name) if new else []
+        found = {**known, **{record["row"]: record for record in self.fresh}}
+        records = [found[row] for row in rows]
         accuracy = self.test_accuracies[dataloader_idx]
         assert isinstance(accuracy, AnswerAccuracy)
         accuracy.update([record["correct"] for record in records])
         self.log(f"accuracy/{name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
         self.records.setdefault(name, []).extend(records)
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this model's answers from another's: the base, its number type, the adapters' values."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.adapter_state().items()):
+            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
+            digest.update(name.encode())
+            digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return {
+            "base": self.base_fingerprint(),
+            "dtype": str(self.model.dtype),
+            "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
+            "adapter_values": digest.hexdigest(),
+            "base_alone": bool(self.adapters and self.test_base),
+        }
+
+    def on_test_end(self) -> None:
+        """What was taken over belongs to this test only."""
+        self.answered = {}
+
+    def _test(self, batch: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        """Answers with the adapters, and beside them what the base alone answers."""
+        began = time.monotonic()
+        records = self._answer(batch, name)
+        seconds, tokens = self.spent.get(name, (0.0, 0))
+        written = sum(record["tokens"] for record in records)
+        self.spent[name] = (seconds + time.monotonic() - began, tokens + written)
+        if self.adapters and self.test_base:
+            with self.base_alone():
+                for record, base in zip(records, self._answer(batch, name), strict=True):
+                    record["base_prediction"] = base["prediction"]
+                    record["base_correct"] = base["correct"]
+        return records
 
     def on_predict_start(self) -> None:
         """Forget the records of an earlier prediction."""
@@ -285,14 +363,21 @@ class CausalLMModule(LightningModule):
         self.records.setdefault(name, []).extend(records)
         return records
 
-    def generate(self, batch: dict[str, Any], max_new_tokens: int) -> list[Generation]:
-        """Greedy continuations of the prompts ``batch['prompt_ids']``, (B, T), padded on the left."""
+    def generate(self, batch: dict[str, Any], max_new_tokens: int, **decoding: Any) -> list[Generation]:
+        """Continuations of the prompts ``batch['prompt_ids']``, (B, T), padded on the left.
+
+        Args:
+            batch: as the data module's loaders give it.
+            max_new_tokens: the most tokens to add.
+            decoding: beams, or temperature and seeds, see :func:`adapters_pl.generation.generate`; else greedy.
+        """
         return generate(
             self.model,
             self.tokenizer,
             batch["prompt_ids"],
             batch["prompt_mask"],
             max_new_tokens=max_new_tokens,
+            **decoding,
         )
 
     @property
@@ -301,8 +386,24 @@ class CausalLMModule(LightningModule):
 
     def _answer(self, batch: dict[str, Any], name: str) -> list[dict[str, Any]]:
         """One record for each row of ``batch``: what was written, the answer in it, and whether it is right."""
-        generations = self.generate(batch, self._data.new_tokens(name))
-        return self._data.judge(name, batch["row_ids"].tolist(), generations)
+        data, rows = self._data, batch["row_ids"].tolist()
+        if not data.protocol.generates:
+            pad_id = self.tokenizer.pad_token_id
+            assert isinstance(pad_id, int)
+            return data.judge(name, rows, score(self, data.choices(name, rows), pad_id, self.device))
+        if data.temperature:
+            samples = [
+                self.generate(
+                    batch,
+                    data.new_tokens(name),
+                    temperature=data.temperature,
+                    seeds=data.sampling_seeds(name, rows, sample),
+                )
+                for sample in range(data.samples)
+            ]
+            return data.judge(name, rows, list(zip(*samples, strict=True)))
+        beams = {"beams": data.protocol.beams} if data.protocol.beams > 1 else {}
+        return data.judge(name, rows, self.generate(batch, data.new_tokens(name), **beams))
 
     # ---- optimizer
 

@@ -1,4 +1,4 @@
-"""From judged answers to accuracies, and from accuracies to the table at the end of a test."""
+"""From judged answers to accuracies, and from accuracies to the tables at the end of a test."""
 
 from __future__ import annotations
 
@@ -8,46 +8,145 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from adapters_pl.metrics import bootstrap_interval
+from adapters_pl.published import Published, published, references
 
-def summarize(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+Results = dict[str, dict[str, Any]]
+
+
+def summarize(
+    records: Sequence[dict[str, Any]], seed: int = 0, seconds: float | None = None, tokens: int | None = None
+) -> dict[str, Any]:
     """The result of one set: accuracies in 0..1, with ``base_accuracy`` only where the base was tested too.
 
-    ``unparsed`` counts texts in which no answer was found, ``truncated`` those that met the token limit.
+    Args:
+        records: one a row.
+        seed: of the bootstrap interval.
+        seconds: that the answers took, of the slowest process, without those taken over from an interrupted test.
+        tokens: that were written in them, by all processes.
+
+    Returns:
+        ``n``, ``accuracy``, ``interval`` (95%, bootstrap), ``base_accuracy``; ``unparsed`` texts, in which no answer
+        was found; ``truncated`` ones, which met the token limit; ``seconds``, ``tokens_per_second``. With several
+        samples ``pass@k`` and the mean over samples, with scored options ``accuracy_normalised``.
     """
     n = len(records)
+    correct = sum(record["correct"] for record in records)
     with_base = [record["base_correct"] for record in records if "base_correct" in record]
-    return {
+    result: dict[str, Any] = {
         "n": n,
-        "accuracy": sum(record["correct"] for record in records) / n,
+        "accuracy": correct / n,
+        "interval": list(bootstrap_interval(correct, n, seed)),
         "base_accuracy": sum(with_base) / n if with_base else None,
         "unparsed": sum(record["prediction"] is None for record in records),
         "truncated": sum(record["finish"] == "length" for record in records),
     }
+    if seconds is not None:
+        result["seconds"] = round(seconds, 3)
+        result["tokens_per_second"] = round(tokens / seconds, 1) if tokens and seconds else None
+    if all("correct_normalised" in record for record in records):
+        result["accuracy_normalised"] = sum(record["correct_normalised"] for record in records) / n
+    if all("passed" in record for record in records):
+        samples = len(records[0]["samples"])
+        result["samples"] = samples
+        result[f"pass@{samples}"] = sum(record["passed"] for record in records) / n
+        result["mean_accuracy"] = sum(sum(record["sample_correct"]) for record in records) / (n * samples)
+    return result
 
 
-def results_table(sets: dict[str, dict[str, Any]], adapter: str | None) -> Table:
-    """Set, n, base alone, with adapter, difference; percentages, the difference in percentage points."""
+def macro_average(sets: Results) -> dict[str, Any] | None:
+    """The mean of the sets' accuracies, each set weighing the same, as the papers report it; none for one set."""
+    if len(sets) < 2:
+        return None
+    bases = [result["base_accuracy"] for result in sets.values()]
+    return {
+        "accuracy": sum(result["accuracy"] for result in sets.values()) / len(sets),
+        "base_accuracy": sum(bases) / len(bases) if all(base is not None for base in bases) else None,
+        "sets": list(sets),
+    }
+
+
+def results_table(sets: Results, adapter: str | None) -> Table:
+    """Set, n, base alone, with adapter, its interval, difference; percentages, the difference in points.
+
+    Several sets are followed by their average.
+    """
     table = Table(title=f"Accuracy in %{f', {adapter}' if adapter else ', base alone'}", title_justify="left")
     table.add_column("set")
-    for heading in ("n", "base alone", "with adapter", "difference"):
+    # Marked by what the training mixture was drawn from, where that is known.
+    marked = any(result.get("distribution") for result in sets.values())
+    if marked:
+        table.add_column("distribution")
+    for heading in ("n", "base alone", "with adapter", "95% interval", "difference"):
         table.add_column(heading, justify="right")
-    for name, result in sets.items():
+    average = macro_average(sets)
+    rows = [*sets.items(), *([("average", average)] if average else [])]
+    for name, result in rows:
         accuracy, base = result["accuracy"], result["base_accuracy"]
         if adapter is None:
             accuracy, base = None, accuracy
-        both = accuracy is not None and base is not None
+        if name == "average" and average:
+            table.add_section()
         table.add_row(
             name,
-            str(result["n"]),
-            _percent(base),
-            _percent(accuracy),
-            f"{100 * (accuracy - base):+.1f}" if both else "-",
+            *([result.get("distribution") or ""] if marked else []),
+            str(result.get("n", "")),
+            percent(base),
+            percent(accuracy),
+            "-".join(percent(bound) for bound in result["interval"]) if "interval" in result else "",
+            points(accuracy, base),
         )
     return table
 
 
-def _percent(share: float | None) -> str:
+def published_table(sets: Results, base: str, method: str | None, protocol: str) -> Table | None:
+    """Our accuracies beside what was published for the same base, method and protocol; ``None`` if nothing was.
+
+    GPT-3.5 and ChatGPT stand beside them.
+    """
+    same = published(base, method, protocol)
+    if same is None or not same.accuracy.keys() & sets.keys():
+        return None
+    others = [other for other in references(protocol) if other.accuracy.keys() & sets.keys()]
+    table = Table(title=f"Published for {same.name}, in %", title_justify="left", caption=same.source)
+    for heading in ("set", "ours", "published", "difference", *(other.name for other in others)):
+        table.add_column(heading, justify="left" if heading == "set" else "right")
+    for name, result in sets.items():
+        table.add_row(
+            name,
+            percent(result["accuracy"]),
+            percent(same.accuracy.get(name)),
+            points(result["accuracy"], same.accuracy.get(name)),
+            *(percent(other.accuracy.get(name)) for other in others),
+        )
+    if row := _published_average(sets, same, others):
+        table.add_section()
+        table.add_row("average", *row)
+    return table
+
+
+def _published_average(sets: Results, same: Published, others: list[Published]) -> list[str] | None:
+    """The averages over the sets of which ours and the published number are known."""
+    common = [name for name in sets if name in same.accuracy]
+    if len(common) < 2:
+        return None
+
+    def mean(accuracy: dict[str, float]) -> float | None:
+        values = [accuracy[name] for name in common if name in accuracy]
+        return sum(values) / len(values) if len(values) == len(common) else None
+
+    ours, theirs = mean({name: sets[name]["accuracy"] for name in common}), mean(same.accuracy)
+    return [percent(ours), percent(theirs), points(ours, theirs), *(percent(mean(o.accuracy)) for o in others)]
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage with one decimal, or a dash."""
     return "-" if share is None else f"{100 * share:.1f}"
+
+
+def points(share: float | None, other: float | None) -> str:
+    """By how many percentage points ``share`` is above ``other``, or a dash."""
+    return "-" if share is None or other is None else f"{100 * (share - other):+.1f}"
 
 
 def print_table(table: Table) -> None:

@@ -34,7 +34,8 @@ class Run:
     """One run's directory: ``<root>/<recipe>-<n>/``.
 
     It holds ``config.yaml``, ``environment.json``, ``metrics.csv``, ``checkpoints/{last,best}.ckpt``,
-    ``predictions/<set>.jsonl``, ``results.json``, and ``crash.log`` if it crashed.
+    ``predictions/<set>.jsonl`` (``<set>.partial.jsonl`` while a test is under way), ``results.json``, and
+    ``crash.log`` if it crashed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -162,6 +163,14 @@ def _write_atomically(path: Path, text: str) -> None:
 def command_line() -> str:
     """The command that repeats this run."""
     return shlex.join(["adapters-pl", *sys.argv[1:]])
+
+
+def repeating(checkpoint: str | None) -> str:
+    """The command that repeats a test: this one, with the checkpoint by name where it was found by itself."""
+    words = sys.argv[1:]
+    named = any(word.partition("=")[0] == "--ckpt_path" for word in words)
+    absolute = [] if checkpoint is None or named else ["--ckpt_path", str(Path(checkpoint).resolve())]
+    return shlex.join(["adapters-pl", *words, *absolute])
 
 
 def environment() -> dict[str, Any]:

@@ -1,13 +1,18 @@
-"""What the strict protocol reads out of a text, and what it takes for right."""
+"""What the protocols read out of a text, and what they take for right."""
 
 from __future__ import annotations
+
+import json
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from adapters_pl.answers import extract, protocol_named
+from adapters_pl.answers import PROTOCOLS, extract, option_texts, protocol_named
+from adapters_pl.answers_review import SETS as REVIEWED
+from adapters_pl.answers_review import agrees, main, plainly_stated, readings
 from adapters_pl.errors import UserError
+from tests.conftest import DATA, GOLDEN, shared
 
 PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
 STRICT = protocol_named("strict")
@@ -113,6 +118,10 @@ def test_fixed_spaces_between_thousands_belong_to_the_number(space):
         ("6/3", "2"),
         ("1/0", None),
         ("7 and 1/0", "7"),
+        ("2 1/2 hours", "2.5"),
+        ("It is 2\u00bd.", "2.5"),
+        ("\\boxed{\\frac{3}{4}}", "0.75"),
+        ("1\u20442", "0.5"),
     ],
 )
 def test_fractions_are_computed(text, expected):
@@ -157,6 +166,22 @@ def test_a_stated_answer_comes_before_the_last_number(text):
     ],
 )
 def test_the_last_statement_wins(text, expected):
+    assert number(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is $118 000.", "118000"),
+        ("The answer is 9 500", "9500"),
+        ("He paid 9 500", "500"),
+        ("So 12 is the answer. There were 100.", "12"),
+        ("12 apples is the final answer, of 100", "12"),
+        ("The answer to the question is 12 of 100", "12"),
+        ("The answer would be 12, not 100", "12"),
+    ],
+)
+def test_other_ways_of_stating_a_number(text, expected):
     assert number(text) == expected
 
 
@@ -240,6 +265,97 @@ def test_letters_that_only_fold_to_an_option_do_no_harm(text):
     assert choice(text) in (None, "false")
 
 
+# ---- letters
+
+TEXTS = {"A": "20 miles", "B": "25 miles", "C": "$1,000", "D": "x", "E": "x"}
+
+
+def letter(text, texts=None):
+    return STRICT.extract(text, "letter", tuple("ABCDE"), option_texts=texts)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is (C).",
+        "the correct option is C",
+        "The correct choice is: (c)",
+        "Answer: C) 30",
+        "The answer is **C**",
+        "The answer is C because A and B are not.",
+        "The answer is 20, that is (C).",
+        "The answer is (A). No: the answer is (C).",
+        "option C is correct, and (A) is not",
+        "(C) is the correct answer.",
+        "\\boxed{C}",
+        "\\boxed{\\text{C}}",
+        "#### C",
+        "C",
+        "c.",
+        "(C)",
+        "So we choose.\nC\nA man was here.",
+        "I think it is (C), since E is large",
+        "C) 30",
+    ],
+)
+def test_a_letter_given_as_an_answer(text):
+    assert letter(text) == "C"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A man bought Eggs and Dates for Carol.",
+        "Vitamin C is needed.",
+        "The answer is a man.",
+        "The answer is A man.",
+        "The answer is B or C.",
+        "The answer is not (A).",
+        "(A) 5 (B) 6",
+        "A) 5 B) 6",
+        "The answer is 70.",
+        "Because of E, D follows",
+        "F",
+        "",
+    ],
+)
+def test_letters_in_words_names_and_lists_are_no_answers(text):
+    assert letter(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is 25 miles.", "B"),
+        ("The answer is $1,000", "C"),
+        ("20  MILES", "A"),
+        ("The answer is 25 miles and more", None),
+        ("The answer is x", None),  # two options say so
+        ("The answer is 25 miles, (A)", "A"),
+    ],
+)
+def test_the_exact_text_of_one_option_is_its_letter(text, expected):
+    assert letter(text, TEXTS) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "options", "expected"),
+    [
+        ("How far? Answer Choices: (A) 2 m (B) 3 (C) m", "ABC", {"A": "2 m", "B": "3", "C": "m"}),
+        ("Where is (A)? Answer Choices: (A) here (B) there", "AB", {"A": "here", "B": "there"}),
+        ("How far?", "ABC", {}),
+        (
+            "Why?\n\nAnswer1: so it is Answer2: not so\n\nAnswer format: answer1/answer2",
+            ("answer1", "answer2"),
+            {"answer1": "so it is", "answer2": "not so"},
+        ),
+        ("Why?", (), {}),
+    ],
+)
+def test_what_the_options_of_a_question_stand_for(question, options, expected):
+    assert option_texts(question, tuple(options)) == expected
+
+
 # ---- texts
 
 
@@ -272,6 +388,34 @@ def test_reading_a_number_never_raises_and_is_idempotent(text):
 def test_reading_an_option_never_raises_and_is_idempotent(text):
     read = choice(text, LETTERS)
     assert read is None or (read in LETTERS and choice(read, LETTERS) == read)
+
+
+@PROPERTY
+@given(text=st.one_of(ANY, st.text("ABCDEabcde ().:*\n#is answeroption{}\\boxed", max_size=40)))
+def test_reading_a_letter_never_raises_and_is_idempotent(text):
+    read = letter(text, TEXTS)
+    assert read is None or (read in TEXTS and letter(read, TEXTS) == read)
+
+
+@PROPERTY
+@given(
+    before=PROSE,
+    after=PROSE,
+    text=st.sampled_from(
+        ["The answer is ({}).", "option {} is correct.", "the correct choice is {}.", "\n{}.\n", "({})"]
+    ),
+    option=st.sampled_from("ABCDE"),
+)
+def test_prose_without_a_letter_changes_nothing(before, after, text, option):
+    assert letter(f"{before} {text.format(option)} {after}") == letter(text.format(option)) == option
+
+
+@PROPERTY
+@given(text=ANY, name=st.sampled_from(["llm_adapters", "strict"]), kind=st.sampled_from(["number", "choice", "letter"]))
+def test_no_protocol_ever_raises_nor_in_judging(text, name, kind):
+    protocol = PROTOCOLS[name]
+    read = protocol.extract(text, kind, LETTERS if kind == "choice" else (), set_name="ARC-Easy")
+    assert protocol.match(read, text, kind) in (True, False)
 
 
 @PROPERTY
@@ -367,3 +511,85 @@ def test_misspelt_names_offer_the_nearest():
         extract("12", "gms8k")
     with pytest.raises(UserError, match="protocol 'strickt' does not exist: did you mean 'strict'"):
         extract("12", "gsm8k", protocol="strickt")
+
+
+# ---- the reference's reading
+
+
+@shared(GOLDEN)
+def test_the_references_extractors_agree_on_every_row():
+    rows = [json.loads(line) for line in (GOLDEN / "extract_open.jsonl").read_text().splitlines()]
+    assert len(rows) == 2830
+    kinds = {"AQuA": "letter"} | dict.fromkeys(("MultiArith", "AddSub", "SingleEq", "gsm8k", "SVAMP"), "number")
+    for row in rows:
+        kind = kinds.get(row["dataset"], "choice")
+        read = PROTOCOLS["llm_adapters"].extract(row["output_text"], kind, (), set_name=row["dataset"])
+        if kind == "number":  # the reference returns infinity where there is no number
+            assert float("inf" if read is None else read) == float(row["prediction"]), row
+        else:
+            assert (read or "") == row["prediction"], row
+
+
+@pytest.mark.parametrize(
+    ("text", "dataset", "expected"),
+    [
+        ("5-3", "gsm8k", "-3"),
+        ("The answer is 1,234. Of 5.", "gsm8k", "5"),
+        ("True. false", "boolq", "false"),
+        ("answer10", "ARC-Easy", "answer1"),
+        ("answer2\n### Response: answer1", "ARC-Easy", "answer2"),
+        ("### Response: answer1", "ARC-Easy", None),
+    ],
+)
+def test_the_references_flaws_are_kept(text, dataset, expected):
+    assert extract(text, dataset, "llm_adapters") == expected
+
+
+@pytest.mark.parametrize(
+    ("prediction", "gold", "kind", "right"),
+    [
+        ("12.0009", "12", "number", True),
+        ("12.002", "12", "number", False),
+        ("10000005", "10000000", "number", False),
+        ("9" * 400, "9" * 400, "number", False),
+        ("12", "a dozen", "number", False),
+        ("true", "true", "choice", True),
+        ("true", "True", "choice", False),
+        (None, "A", "letter", False),
+    ],
+)
+def test_the_references_judgement(prediction, gold, kind, right):
+    assert PROTOCOLS["llm_adapters"].match(prediction, gold, kind) is right
+
+
+# ---- the published rationales
+
+
+@shared(DATA)
+def test_strict_returns_what_a_rationale_plainly_states(tmp_path, capsys):
+    found = list(readings(DATA))
+    plain = [reading for reading in found if reading.stated is not None]
+    assert {name: sum(r.set == name for r in plain) for name in REVIEWED} == {"AQuA": 252, "gsm8k": 1280, "SVAMP": 988}
+    assert [reading for reading in plain if not agrees(reading)] == []
+    # The rest is for a person's eye: several numbers, no statement at all.
+    assert main(["--root", str(DATA), "--out", str(tmp_path / "others.jsonl")]) == 0
+    others = [json.loads(line) for line in (tmp_path / "others.jsonl").read_text().splitlines()]
+    assert len(others) == len(found) - len(plain) == 47
+    assert {"stated", "strict", "llm_adapters", "gold", "text"} <= others[0].keys()
+    # The rationales are what a model wrote, and no gold.
+    assert "of all, 123 are right (48.4%)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "expected"),
+    [
+        ("The answer is (D).", "letter", "D"),
+        ("The answer is -$7.", "number", "-7"),
+        ("The answer is 2 or 3.", "number", None),
+        ("The answer is 3 onions and 1 potato.", "number", None),
+        ("The answer is 3 onions and a potato.", "number", None),
+        ("The answer is 12 hours. Of 100.", "number", None),
+    ],
+)
+def test_what_counts_as_a_plain_statement(text, kind, expected):
+    assert plainly_stated(text, kind) == expected

@@ -64,4 +64,4 @@ def test_other_training_data_keeps_a_recipes_settings(tmp_path, monkeypatch):
     assert type(cli.datamodule).__name__ == "Commonsense170K"
     given = load_config_file(CONFIGS / "lora_llama7b.yaml")["data"]["init_args"]
     assert given == {key: getattr(cli.datamodule, key) for key in given}
-    assert cli.datamodule.eval_sets == ["boolq", "ARC-Challenge"]
+    assert cli.datamodule.suite == "Commonsense"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from adapters_pl.generation import generate, left_pad
+from adapters_pl.generation import SeededSampling, generate, left_pad, seed_of
 from tests.conftest import TINY, tiny_model, tiny_tokenizer
 
 
@@ -22,11 +22,12 @@ def prompts(count=12):
     ]
 
 
-def answers(model, tokenizer, rows, size):
+def answers(model, tokenizer, rows, size, seeds=None, **decoding):
     found = []
     for i in range(0, len(rows), size):
         ids, mask = left_pad(rows[i : i + size], tokenizer.pad_token_id)
-        found += generate(model, tokenizer, ids, mask, max_new_tokens=10)
+        own = {"seeds": seeds[i : i + size]} if seeds else {}
+        found += generate(model, tokenizer, ids, mask, max_new_tokens=10, **own, **decoding)
     return found
 
 
@@ -88,3 +89,68 @@ def test_the_bases_own_sampling_settings_are_set_aside(tokenizer):
     model.generation_config.temperature = 50.0
     model.generation_config.repetition_penalty = 9.0
     assert answers(model, tokenizer, rows, 3) == plain
+
+
+# ---- beams and samples
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj"])
+def test_beams_do_not_depend_on_the_batch(name, tokenizer):
+    model, rows = tiny_model(name), prompts()
+    alone = answers(model, tokenizer, rows, 1, beams=4)
+    assert len({generation.text for generation in alone}) > 6
+    assert alone != answers(model, tokenizer, rows, 1)
+    assert answers(model, tokenizer, rows, 5, beams=4) == alone
+    assert answers(model, tokenizer, rows[::-1], 12, beams=4)[::-1] == alone
+
+
+def log_likelihood(model, row, new):
+    with torch.no_grad():
+        logits = model(torch.tensor([[*row, *new]])).logits[0, len(row) - 1 : -1]
+    return torch.log_softmax(logits, -1).gather(1, torch.tensor(new)[:, None]).sum().item()
+
+
+def test_beams_find_what_is_likelier_than_greedy_and_are_the_references(tokenizer):
+    """The reference passes temperature, top_p and top_k as well, which a search without sampling ignores."""
+    model, rows = tiny_model("llama"), prompts(6)
+    for row in rows:
+        ids = torch.tensor([row])
+        ours, greedy = (answers(model, tokenizer, [row], 1, beams=beams)[0] for beams in (4, 1))
+        reference = model.generate(
+            ids, attention_mask=torch.ones_like(ids), num_beams=4, max_new_tokens=10, do_sample=False, pad_token_id=0
+        )[0, len(row) :]
+        end = (reference == 2).nonzero()
+        kept = reference[: int(end[0])] if len(end) else reference
+        assert ours.text == tokenizer.decode(kept, skip_special_tokens=True)
+        assert ours.tokens == len(kept)
+        if ours.tokens == greedy.tokens == 10:
+            found, plain = (tokenizer.encode(g.text, add_special_tokens=False) for g in (ours, greedy))
+            if len(found) == len(plain) == 10:
+                assert log_likelihood(model, row, found) >= log_likelihood(model, row, plain) - 1e-4
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj"])
+def test_a_sample_depends_on_its_row_and_seed_alone(name, tokenizer):
+    model, rows = tiny_model(name), prompts()
+    seeds = [seed_of(1, f"row {i}") for i in range(len(rows))]
+    alone = answers(model, tokenizer, rows, 1, seeds, temperature=1.0)
+    assert answers(model, tokenizer, rows, 5, seeds, temperature=1.0) == alone
+    assert answers(model, tokenizer, rows[::-1], 12, seeds[::-1], temperature=1.0)[::-1] == alone
+    others = [seed_of(1, f"row {i}", sample=1) for i in range(len(rows))]
+    again = answers(model, tokenizer, rows, 12, others, temperature=1.0)
+    assert sum(a != b for a, b in zip(alone, again, strict=True)) > 6
+
+
+def test_samples_are_drawn_from_the_softmax():
+    logits = torch.tensor([[1.0, 0.0, -1.0, 2.0]]).repeat(20_000, 1)
+    drawn = SeededSampling([seed_of(0, str(i)) for i in range(len(logits))], 0.7)(None, logits).argmax(-1)
+    shares = torch.bincount(drawn, minlength=4) / len(logits)
+    # Three standard errors of a share are at most 0.0106 here.
+    assert torch.allclose(shares, torch.softmax(logits[0] / 0.7, -1), atol=0.011)
+
+
+def test_sampling_needs_a_seed_a_row_and_one_beam(tokenizer):
+    model = tiny_model("llama")
+    for decoding in ({}, {"seeds": [1]}, {"seeds": [1, 2], "beams": 2}):
+        with pytest.raises(ValueError, match="Sampling takes"):
+            answers(model, tokenizer, prompts(2), 2, temperature=1.0, **decoding)

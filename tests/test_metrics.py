@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from adapters_pl.metrics import AnswerAccuracy
+from adapters_pl.metrics import AnswerAccuracy, bootstrap_interval, majority, mcnemar_exact, paired_bootstrap
 
 
 @pytest.fixture
@@ -68,3 +70,50 @@ def test_a_reset_forgets(accuracy):
     metric.reset()
     metric.update([True])
     assert metric.compute().item() == 1.0
+
+
+@pytest.mark.parametrize(
+    ("predictions", "expected"),
+    [(["1", "2", "2"], "2"), (["2", "1", "1", "2"], "2"), ([None, None, "3"], "3"), ([None], None), ([], None)],
+)
+def test_the_majority_is_of_those_with_an_answer_and_the_earliest_of_equals(predictions, expected):
+    assert majority(predictions) == expected
+
+
+@pytest.mark.parametrize(("correct", "n"), [(30, 100), (600, 1000), (5, 8)])
+def test_a_bootstrap_interval_is_that_of_drawing_rows(correct, n):
+    low, high = bootstrap_interval(correct, n, seed=3)
+    assert (low, high) == bootstrap_interval(correct, n, seed=3)
+    rows = torch.tensor([1.0] * correct + [0.0] * (n - correct))
+    torch.manual_seed(0)
+    means = rows[torch.randint(n, (10_000, n))].mean(1)
+    # Shares lie 1/n apart; the quantiles of two sets of draws differ by one step at most.
+    assert low == pytest.approx(means.quantile(0.025).item(), abs=1 / n + 1e-6)
+    assert high == pytest.approx(means.quantile(0.975).item(), abs=1 / n + 1e-6)
+
+
+def test_certainty_has_no_width():
+    assert bootstrap_interval(7, 7) == (1.0, 1.0)
+    assert bootstrap_interval(0, 7) == (0.0, 0.0)
+    assert paired_bootstrap([True, False], [True, False]) == (0.0, 0.0)
+
+
+def test_a_paired_interval_only_knows_the_rows_that_changed():
+    before = [True] * 50 + [False] * 50
+    after = [False] * 5 + [True] * 60 + [False] * 35
+    low, high = paired_bootstrap(before, after)
+    spread = 1.96 * math.sqrt((20 / 100 - 0.1**2) / 100)
+    assert low == pytest.approx(0.1 - spread, abs=0.015)
+    assert high == pytest.approx(0.1 + spread, abs=0.015)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "p"),
+    [(0, 0, 1.0), (5, 5, 1.0), (5, 0, 2 / 2**5), (0, 5, 2 / 2**5), (6, 2, 2 * (1 + 8 + 28) / 2**8), (3, 2, 1.0)],
+)
+def test_mcnemars_exact_test(better, worse, p):
+    assert mcnemar_exact(better, worse) == pytest.approx(p)
+
+
+def test_mcnemars_test_of_many_rows_does_not_overflow():
+    assert 0 < mcnemar_exact(3000, 2800) < 0.01

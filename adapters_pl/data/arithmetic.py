@@ -1,8 +1,27 @@
-"""Arithmetic reasoning: word problems whose answer is a number (LLM-Adapters, section 3.1)."""
+"""Arithmetic reasoning: word problems whose answer is a number or an option's letter (LLM-Adapters, section 3.1)."""
 
 from __future__ import annotations
 
-from adapters_pl.data.base import ReasoningDataModule
+import re
+from typing import Any, Literal
+
+from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_info
+
+from adapters_pl.data.base import ReasoningDataModule, Split
+from adapters_pl.data.registry import SUITES
+
+ARITHMETIC = SUITES["Arithmetic"]
+# "MAWPS consists of AddSub, MultiArith, SingleOp, SingleEq, SimulEq-S, SimulEq-L" (LLM-Adapters' README).
+_MAWPS = ("mawps", "AddSub", "MultiArith", "SingleEq")
+
+
+class MultiArith(ReasoningDataModule):
+    """Problems of two or more steps (Roy and Roth 2015, EMNLP)."""
+
+    set_name = "MultiArith"
+    kind = "number"
+    test_file = "dataset/MultiArith/test.json"
 
 
 class GSM8K(ReasoningDataModule):
@@ -13,14 +32,6 @@ class GSM8K(ReasoningDataModule):
     test_file = "dataset/gsm8k/test.json"
 
 
-class SVAMP(ReasoningDataModule):
-    """One-unknown problems varied so that patterns alone fail (Patel et al. 2021, arXiv 2103.07191)."""
-
-    set_name = "SVAMP"
-    kind = "number"
-    test_file = "dataset/SVAMP/test.json"
-
-
 class AddSub(ReasoningDataModule):
     """Addition and subtraction problems (Hosseini et al. 2014, EMNLP)."""
 
@@ -29,10 +40,149 @@ class AddSub(ReasoningDataModule):
     test_file = "dataset/AddSub/test.json"
 
 
+class AQuA(ReasoningDataModule):
+    """Algebraic problems with five options (Ling et al. 2017, arXiv 1705.04146)."""
+
+    set_name = "AQuA"
+    kind = "letter"
+    options = ("A", "B", "C", "D", "E")
+    test_file = "dataset/AQuA/test.json"
+
+
+class SingleEq(ReasoningDataModule):
+    """Problems that one equation solves (Koncel-Kedziorski et al. 2015, TACL)."""
+
+    set_name = "SingleEq"
+    kind = "number"
+    test_file = "dataset/SingleEq/test.json"
+
+
+class SVAMP(ReasoningDataModule):
+    """One-unknown problems varied so that patterns alone fail (Patel et al. 2021, arXiv 2103.07191)."""
+
+    set_name = "SVAMP"
+    kind = "number"
+    test_file = "dataset/SVAMP/test.json"
+
+
+class MAWPS(ReasoningDataModule):
+    """A collection of earlier problem sets (Koncel-Kedziorski et al. 2016, NAACL).
+
+    Its training rows hold questions of AddSub, MultiArith and SingleEq, and answers without rationales.
+    """
+
+    set_name = "mawps"
+    kind = "number"
+    train_file = "dataset/mawps/trainset.json"
+    test_file = "dataset/mawps/test.json"
+    train_columns = {"instruction": "original_text", "answer": "ans"}
+    drawn_from = _MAWPS
+
+
+class MathQA(ReasoningDataModule):
+    """AQuA's problems, cleaned and annotated anew (Amini et al. 2019, arXiv 1905.13319).
+
+    The published file has 487 rows of 2,985 whose options are corrupted: letters A to F became capitals inside
+    words ("nonE oF thEsE"), and the options can no longer be told from their markers by case.
+
+    Args:
+        corrupted: ``keep`` such rows as published, ``drop`` them, or ``restore`` them: the set is all lower case
+            but for the markers, so nothing is lost.
+        kwargs: as for every dataset.
+    """
+
+    set_name = "mathqa"
+    kind = "letter"
+    options = ("A", "B", "C", "D", "E")
+    test_file = "dataset/mathqa/test.json"
+
+    def __init__(self, corrupted: Literal["keep", "drop", "restore"] = "keep", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.corrupted = corrupted
+
+    def rows(self, split: Split) -> Dataset:
+        """The rows; how many of them are corrupted is said, and what became of them."""
+        rows = super().rows(split).to_list()
+        bad = [index for index, row in enumerate(rows) if corrupted_options(row["instruction"])]
+        if bad:
+            done = {"keep": "kept as published", "drop": "dropped", "restore": "restored"}[self.corrupted]
+            rank_zero_info(
+                f"mathqa: {len(bad)} of {len(rows)} rows have corrupted options ('nonE oF thEsE'): {done} "
+                "(--data.corrupted keep, drop or restore)"
+            )
+        for index, row in enumerate(rows):
+            row["id"] = row.get("id") or f"{self.set_name}-{index}"  # by which a row is known, whatever is dropped
+        if self.corrupted == "restore":
+            for index in bad:
+                rows[index]["instruction"] = _restored(rows[index]["instruction"])
+        if self.corrupted == "drop":
+            gone = set(bad)
+            rows = [row for index, row in enumerate(rows) if index not in gone]
+        return Dataset.from_list(rows)
+
+
+# A marker is a letter and " )"; elsewhere the published text is lower case.
+_STRAY_CAPITAL = re.compile(r"[A-F](?! \))")
+
+
+def corrupted_options(instruction: str) -> bool:
+    """Whether a MathQA question's options hold capitals that are no markers."""
+    return bool(_STRAY_CAPITAL.search(instruction.rpartition("The options:")[2]))
+
+
+def _restored(instruction: str) -> str:
+    question, heading, options = instruction.rpartition("The options:")
+    return question + heading + _STRAY_CAPITAL.sub(lambda capital: capital[0].lower(), options)
+
+
 class Math10K(ReasoningDataModule):
-    """LLM-Adapters' arithmetic training mixture with model-written rationales (section 3.2)."""
+    """LLM-Adapters' arithmetic training mixture with model-written rationales (section 3.2).
+
+    Drawn from the training sets of GSM8K, MAWPS and AQuA (1,000 rows); MAWPS's hold test questions of AddSub,
+    MultiArith and SingleEq.
+    """
 
     set_name = "Math10K"
     kind = "number"
     train_file = "ft-training_set/math_10k.json"
-    judged_on = ("AddSub", "gsm8k", "SVAMP")
+    judged_on = ARITHMETIC
+    drawn_from = ("gsm8k", "AQuA", *_MAWPS)
+
+
+class Math7K(ReasoningDataModule):
+    """Math10K without the rows from MAWPS (LLM-Adapters' README, "Special Announcement")."""
+
+    set_name = "Math7K"
+    kind = "number"
+    train_file = "ft-training_set/math_7k.json"
+    judged_on = ARITHMETIC
+    drawn_from = ("gsm8k", "AQuA")
+
+
+class Math14K(ReasoningDataModule):
+    """Math7K with rationales by ChatGPT and by GPT-4 (LLM-Adapters' README, "Special Announcement")."""
+
+    set_name = "Math14K"
+    kind = "number"
+    train_file = "ft-training_set/math_14k.json"
+    judged_on = ARITHMETIC
+    drawn_from = ("gsm8k", "AQuA")
+
+
+class Math50K(ReasoningDataModule):
+    """The largest arithmetic mixture of LLM-Adapters; what it was drawn from is not documented."""
+
+    set_name = "Math50K"
+    kind = "number"
+    train_file = "ft-training_set/math_50k.json"
+    judged_on = ARITHMETIC
+
+
+class MathData(ReasoningDataModule):
+    """The first arithmetic training file of LLM-Adapters. Every one of its 3,260 rows is a row of a test set."""
+
+    set_name = "MathData"
+    kind = "number"
+    train_file = "ft-training_set/math_data.json"
+    judged_on = ARITHMETIC
+    drawn_from = ARITHMETIC

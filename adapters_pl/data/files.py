@@ -2,42 +2,61 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from pyarrow import ArrowInvalid, ArrowTypeError
+from pyarrow import ArrowInvalid, ArrowTypeError, parquet
 
 from adapters_pl.errors import UserError
 
-ROOT_VARIABLE = "ADAPTERS_PL_DATA"
+#: The fields of a row, in the order in which examples use them.
+FIELDS = ("id", "instruction", "input", "output", "answer")
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a ``.json`` (a list of objects) or ``.jsonl`` (an object a line) file.
+def read_rows(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """The rows of a file: ``.json`` (a list of objects), ``.jsonl`` (an object a line), ``.csv`` or ``.parquet``.
 
     Every row has an ``instruction``; ``id``, ``input``, ``output`` and ``answer`` are text or nothing, and other
     columns stay as they are.
 
+    Args:
+        path: the file; another ending than these four is read as JSON.
+        columns: which of the file's columns a field is read from, where it has another name.
+
     Raises:
-        UserError: no such file, it is cut or otherwise no JSON, it is empty, or a row is not as it should be.
-            Rows are counted from 1.
+        UserError: no such file, it is cut or otherwise not what its ending says, it is empty, or a row is not as
+            it should be. Rows are counted from 1.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the JSON file itself.")
+    if path.suffix == ".parquet":
+        rows = _parse_parquet(path)
+    else:
+        parse = {".jsonl": _parse_lines, ".csv": _parse_csv}.get(path.suffix, _parse_list)
+        rows = parse(path, _text(path))
+    return checked_rows(rows, str(path), columns)
+
+
+def checked_rows(rows: Iterable[Any], where: str, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+    """Rows from anywhere in the form that examples are made of; ``where`` names their origin in an error."""
+    checked = [_checked(where, number, row, columns or {}) for number, row in enumerate(rows, start=1)]
+    if not checked:
+        raise UserError(f"{where}: holds no rows.")
+    return checked
+
+
+def _text(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as text: {error}") from error
-    rows = _parse_lines(path, text) if path.suffix == ".jsonl" else _parse_list(path, text)
-    if not rows:
-        raise UserError(f"{path}: holds no rows.")
-    return [_checked(path, number, row) for number, row in enumerate(rows, start=1)]
 
 
 def as_dataset(rows: list[dict[str, Any]], path: Path, columns: Iterable[str] | None = None) -> Dataset:
@@ -78,35 +97,56 @@ def _parse_lines(path: Path, text: str) -> list[Any]:
     return rows
 
 
-def _checked(path: Path, number: int, row: Any) -> dict[str, Any]:
+def _parse_csv(path: Path, text: str) -> list[Any]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[Any] = []
+    try:
+        header = next(reader, None)
+        if header is None:
+            return []
+        for values in filter(None, reader):
+            if len(values) != len(header):
+                raise UserError(
+                    f"{path}: row {len(rows) + 1} has {len(values)} fields, the header has {len(header)}; quote the "
+                    "fields that hold commas."
+                )
+            # CSV knows no difference between nothing and empty text.
+            rows.append({name: value or None for name, value in zip(header, values, strict=True)})
+    except csv.Error as error:
+        raise UserError(f"{path}: no valid CSV at line {reader.line_num}: {error}.") from error
+    return rows
+
+
+def _parse_parquet(path: Path) -> list[Any]:
+    try:
+        return parquet.read_table(path).to_pylist()
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    except (OSError, ArrowInvalid) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{path}: cannot be read as Parquet ({reason}); copy or download it again.") from error
+
+
+def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"{path}: row {number} should be an object, not {type(row).__name__}.")
-    instruction = row.get("instruction")
-    if instruction is None:
-        raise UserError(f"{path}: row {number} has no 'instruction'; it has {', '.join(map(repr, row)) or 'nothing'}.")
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise UserError(f"{path}: row {number} has no 'instruction' that is text, but {instruction!r}.")
+        raise UserError(f"{where}: row {number} should be an object, not {type(row).__name__}.")
     clean = dict(row)
-    if row.get("id") is not None:
-        clean["id"] = str(row["id"])
+    for field, column in columns.items():
+        if column not in row:
+            has = ", ".join(map(repr, row)) or "nothing"
+            raise UserError(f"{where}: row {number} has no '{column}' to read '{field}' from; it has {has}.")
+        clean[field] = row[column]
+    instruction = clean.get("instruction")
+    if instruction is None:
+        has = ", ".join(map(repr, row)) or "nothing"
+        raise UserError(f"{where}: row {number} has no 'instruction'; it has {has}.")
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise UserError(f"{where}: row {number} has no 'instruction' that is text, but {instruction!r}.")
+    if clean.get("id") is not None:
+        clean["id"] = str(clean["id"])
     for field in ("input", "output", "answer"):
-        value = row.get(field)
+        value = clean.get(field)
         if isinstance(value, dict | list):
-            raise UserError(f"{path}: row {number}: '{field}' should be text, not {type(value).__name__}.")
+            raise UserError(f"{where}: row {number}: '{field}' should be text, not {type(value).__name__}.")
         clean[field] = None if value is None else str(value)
     return clean
-
-
-def find_file(root: str | None, relative: str, wanted_by: str) -> Path:
-    """``relative`` below the data root: ``root``, else the environment variable, else the current folder.
-
-    Raises:
-        UserError: it is not there; the message says where it was looked for and how to name the root.
-    """
-    folder = Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser()
-    path = folder / relative
-    if not path.is_file():
-        raise UserError(
-            f"{wanted_by}: no file {path}. Set --data.root (or {ROOT_VARIABLE}) to the folder that holds '{relative}'."
-        )
-    return path

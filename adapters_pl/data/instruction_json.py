@@ -2,58 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import datasets
+import torch
 from datasets import Dataset
 
 from adapters_pl.answers import Kind
 from adapters_pl.data.base import ReasoningDataModule, Split
-from adapters_pl.data.files import as_dataset, read_rows
-from adapters_pl.errors import UserError
+from adapters_pl.data.files import FIELDS, as_dataset, checked_rows, read_rows
+from adapters_pl.errors import UserError, did_you_mean, first_line
 
-_FIELDS = ("id", "instruction", "input", "output", "answer")
 _MOST_OPTIONS = 10
+_ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 
 
 class InstructionJSON(ReasoningDataModule):
-    """Rows of ``instruction, input, output, answer`` from a ``.json`` or ``.jsonl`` file.
+    """Rows of ``instruction, input, output, answer`` from files of one's own, or from the hub.
 
-    Without a test file, the rows held out for validation are what is tested.
+    A path is a ``.json``, ``.jsonl``, ``.csv`` or ``.parquet`` file, or a dataset's hub id (``owner/name``; code
+    that comes with a dataset is never run). Without a test file, the rows held out for validation are what is
+    tested.
 
     Args:
-        path: the training file.
-        test_path: the file to test on or to predict for.
-        answer_kind: what the answers are: ``number``, ``choice`` among those that occur, or ``text``.
-            ``auto`` looks at them.
+        path: what to train on; a list for several.
+        test_path: what to test on or to predict for.
+        columns: which column each field is read from, where it has another name:
+            ``{instruction: question, output: rationale}``.
+        weights: how often the training rows of each path are taken in an epoch: 2 is twice, 0.5 is a half of
+            them, drawn by ``seed``. Validation rows are drawn before, each once.
+        hub_config: the configuration of a hub dataset that has several.
+        train_split: the split of a hub dataset to train on.
+        test_split: the split of a hub dataset to test on.
+        answer_kind: what the answers are: ``number``, ``choice`` among those that occur, ``letter`` of an option,
+            or ``text``. ``auto`` looks at them.
         kwargs: as for every dataset.
     """
 
     def __init__(
         self,
-        path: str | None = None,
+        path: str | list[str] | None = None,
         test_path: str | None = None,
-        answer_kind: Literal["auto", "number", "choice", "text"] = "auto",
+        columns: dict[str, str] | None = None,
+        weights: list[float] | None = None,
+        hub_config: str | None = None,
+        train_split: str = "train",
+        test_split: str = "test",
+        answer_kind: Literal["auto", "number", "choice", "letter", "text"] = "auto",
         **kwargs: Any,
     ) -> None:
-        if path is None and test_path is None:
+        self.paths = [path] if isinstance(path, str) else list(path or ())
+        if not self.paths and test_path is None:
             raise UserError("InstructionJSON reads a file: pass --data.path FILE, or --data.test_path FILE.")
+        for field in columns or {}:
+            if field not in FIELDS:
+                raise UserError(f"data.columns: there is no field '{field}': {did_you_mean(field, FIELDS)}")
+        if weights is not None and (len(weights) != len(self.paths) or min(weights) <= 0):
+            raise UserError(
+                f"data.weights has to be one number above 0 for each of the {len(self.paths)} paths, not {weights}."
+            )
         self.path = path
         self.test_path = test_path
+        self.columns = columns
+        self.weights = weights
+        self.hub_config = hub_config
+        self.train_split = train_split
+        self.test_split = test_split
         self.answer_kind = answer_kind
-        self.set_name = Path(test_path or path or "").stem  # type: ignore[misc]
+        named = [test_path] if test_path else self.paths
+        self.set_name = "+".join(dict.fromkeys(Path(each).stem for each in named))  # type: ignore[misc]
         super().__init__(**kwargs)
+        self._sizes: list[int] = []
 
     def rows(self, split: Split) -> Dataset:
-        """The rows of one of the two files, or the held-out rows where there is no test file."""
+        """The rows of the training files or of the test file, or the held-out rows where there is no test file."""
         if split == "train":
-            if self.path is None:
-                raise UserError("InstructionJSON has no training file: pass --data.path FILE.")
-            return self._read(self.path)
+            return self._training_rows()
         if self.test_path is not None:
-            return self._read(self.test_path)
-        assert self.path is not None
-        rows = self._read(self.path)
+            return self._infer(self._read(self.test_path, self.test_split), self.test_path)
+        rows = self._training_rows()
         _, held_out = self._divide(len(rows))
         if not held_out:
             raise UserError("Nothing to test on: pass --data.test_path FILE, or hold rows out with --data.val_size.")
@@ -61,25 +90,76 @@ class InstructionJSON(ReasoningDataModule):
         named = [row or f"{self.set_name}-{index}" for index, row in enumerate(rows["id"])]
         return rows.remove_columns("id").add_column("id", named).select(held_out)
 
-    def _read(self, path: str) -> Dataset:
+    @property
+    def sets_without_rows(self) -> tuple[str, ...]:
+        """The set itself, where the rows to test on are held out of the training rows."""
+        return () if self.test_path is not None else (self.set_name,)
+
+    def _training_rows(self) -> Dataset:
+        if not self.paths:
+            raise UserError("InstructionJSON has no training file: pass --data.path FILE.")
+        parts = [self._read(path, self.train_split) for path in self.paths]
+        self._sizes = [len(part) for part in parts]
+        return self._infer([row for part in parts for row in part], self.paths[0])
+
+    def _divide(self, count: int) -> tuple[list[int], list[int]]:
+        """As for every dataset, with the training rows taken as often as their weights say."""
+        train, held_out = super()._divide(count)
+        return (train if self.weights is None else self._weighted(train)), held_out
+
+    def _weighted(self, rows: Sequence[int]) -> list[int]:
+        assert self.weights is not None
+        taken: list[int] = []
+        begin = 0
+        for number, (size, weight) in enumerate(zip(self._sizes, self.weights, strict=True)):
+            own = [row for row in rows if begin <= row < begin + size]
+            begin += size
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + number)
+            rest = torch.randperm(len(own), generator=generator)[: round((weight % 1) * len(own))]
+            taken += own * int(weight) + [own[i] for i in sorted(rest.tolist())]
+        return taken
+
+    def _read(self, path: str, split: str) -> list[dict[str, Any]]:
         file = Path(path).expanduser()
-        rows = as_dataset(read_rows(file), file, _FIELDS)
-        answers = [answer for answer in rows["answer"] if answer is not None]
+        if file.suffix in _ENDINGS or file.exists() or path.count("/") != 1:
+            return read_rows(file, self.columns)
+        return checked_rows(self._from_hub(path, split), f"{path} ({split})", self.columns)
+
+    def _from_hub(self, name: str, split: str) -> Dataset:
+        try:
+            splits = datasets.load_dataset(name, self.hub_config)
+        except Exception as error:  # what the library raises differs from fault to fault and version to version
+            raise UserError(
+                f"{name}: no such file, and as a hub dataset it cannot be loaded: {first_line(error)}"
+            ) from error
+        if split not in splits:
+            raise UserError(
+                f"{name} has no split '{split}': {did_you_mean(split, map(str, splits))} "
+                "(--data.train_split, --data.test_split)"
+            )
+        return splits[split]
+
+    def _infer(self, rows: list[dict[str, Any]], path: str) -> Dataset:
+        """The rows as a dataset; the kind of answer is seen from them."""
+        read = as_dataset(rows, Path(path), FIELDS)
+        answers = [answer for answer in read["answer"] if answer is not None]
         if self.answer_kind == "auto":
             self.kind, self.options = infer_kind(answers)
         else:
             self.kind = self.answer_kind
-            self.options = tuple(sorted(set(answers))) if self.kind == "choice" else ()
-        return rows
+            self.options = tuple(sorted(set(answers))) if self.kind in ("choice", "letter") else ()
+        return read
 
 
 def infer_kind(answers: list[str]) -> tuple[Kind, tuple[str, ...]]:
-    """Numbers, a choice among at most ten answers that repeat, or free text."""
+    """Numbers, the letters of options, a choice among at most ten answers that repeat, or free text."""
     if not answers:
         return "text", ()
     if all(_is_number(answer) for answer in answers):
         return "number", ()
     distinct = sorted(set(answers))
+    if len(distinct) > 1 and set(distinct) <= set("ABCDE"):
+        return "letter", tuple("ABCDE"[: "ABCDE".index(distinct[-1]) + 1])
     if len(distinct) <= _MOST_OPTIONS and len(distinct) < len(answers):
         return "choice", tuple(distinct)
     return "text", ()

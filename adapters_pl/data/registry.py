@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,21 @@ class Example:
     options: tuple[str, ...] = ()
 
 
+#: Sets that are judged together, by the mean of their accuracies (LLM-Adapters, tables 3 and 4).
+SUITES: dict[str, tuple[str, ...]] = {
+    "Arithmetic": ("MultiArith", "gsm8k", "AddSub", "AQuA", "SingleEq", "SVAMP"),
+    "Commonsense": (
+        "boolq",
+        "piqa",
+        "social_i_qa",
+        "hellaswag",
+        "winogrande",
+        "ARC-Easy",
+        "ARC-Challenge",
+        "openbookqa",
+    ),
+}
+
 #: Every dataset class by its published name; filled as classes are defined.
 SETS: dict[str, type[ReasoningDataModule]] = {}
 
@@ -43,5 +59,10 @@ def set_named(name: str) -> type[ReasoningDataModule]:
     import adapters_pl.data  # noqa: F401  (defining the classes is what registers them)
 
     if name not in SETS:
-        raise UserError(f"dataset '{name}' does not exist: {did_you_mean(name, SETS)}")
+        raise UserError(f"dataset '{name}' does not exist: {did_you_mean(name, [*SETS, *SUITES])}")
     return SETS[name]
+
+
+def sets_of(names: Iterable[str]) -> list[str]:
+    """The names with every suite replaced by its sets, each once; those of datasets are not looked up."""
+    return list(dict.fromkeys(single for name in names for single in SUITES.get(name, (name,))))

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
+import datasets
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from pyarrow import ChunkedArray
 from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
@@ -44,9 +48,16 @@ class TokenRow:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
     """The prompt's ids: what the tokenizer puts before a text, once, and nothing after it."""
-    ids: list[int] = tokenizer(prompt)["input_ids"]
+    return _once(tokenizer, tokenizer(prompt)["input_ids"], prompt)
+
+
+def _once(tokenizer: PreTrainedTokenizerBase, ids: list[int], prompt: str) -> list[int]:
     while ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(str(tokenizer.eos_token)):
         ids = ids[:-1]
+    # A template may write the beginning token itself.
+    bos = tokenizer.bos_token_id
+    if bos is not None and ids[:2] == [bos, bos] and prompt.startswith(str(tokenizer.bos_token)):
+        ids = ids[1:]
     return ids
 
 
@@ -57,13 +68,36 @@ def encode_response(tokenizer: PreTrainedTokenizerBase, prompt: str, response: s
     in the whole text (a SentencePiece model would put a space before a text of its own); where it merges
     across the border, the response is encoded by itself.
     """
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(prompt + response, add_special_tokens=False)["input_ids"]
-    if whole[: len(before)] == before:
-        ids = whole[len(before) :]
+    return encode_rows(tokenizer, [prompt], [response])[1][0]
+
+
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Every prompt's and every response's ids, as :func:`encode_prompt` and :func:`encode_response` give them."""
+
+    def plain(texts: list[str]) -> list[list[int]]:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
+    if not prompts:
+        return [], []
+    given = tokenizer(list(prompts), return_special_tokens_mask=True)
+    if tokenizer.is_fast:
+        # What the tokenizer added is marked, so that the bare prompt need not be encoded again.
+        before = [
+            [token for token, added in zip(ids, marks, strict=True) if not added]
+            for ids, marks in zip(given["input_ids"], given["special_tokens_mask"], strict=True)
+        ]
     else:
-        ids = tokenizer(response, add_special_tokens=False)["input_ids"]
-    return [*ids, tokenizer.eos_token_id]
+        before = plain(list(prompts))
+    whole = plain([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
+    merged = [i for i, ids in enumerate(before) if whole[i][: len(ids)] != ids]
+    alone = dict(zip(merged, plain([responses[i] for i in merged]), strict=True))
+    continued = [alone[i] if i in alone else whole[i][len(ids) :] for i, ids in enumerate(before)]
+    return (
+        [_once(tokenizer, ids, prompt) for ids, prompt in zip(given["input_ids"], prompts, strict=True)],
+        [[*ids, tokenizer.eos_token_id] for ids in continued],
+    )
 
 
 def fit_to_cutoff(row: TokenRow, cutoff: int) -> TokenRow:
@@ -78,6 +112,80 @@ def fit_to_cutoff(row: TokenRow, cutoff: int) -> TokenRow:
     prompt = row.prompt[:1] + row.prompt[len(row.prompt) - room + 1 :] if room < len(row.prompt) else row.prompt
     cut: Literal["prompt", "response"] = "response" if len(response) < len(row.response) else "prompt"
     return TokenRow(row.row, prompt, response, cut)
+
+
+class _Ragged:
+    """Rows of different lengths in one flat array, as Arrow keeps them."""
+
+    def __init__(self, column: ChunkedArray) -> None:
+        lists = column.combine_chunks()
+        self.values = lists.values.to_numpy(zero_copy_only=False)
+        self.offsets = lists.offsets.to_numpy(zero_copy_only=False)
+
+    def __getitem__(self, row: int) -> list[int]:
+        return self.values[self.offsets[row] : self.offsets[row + 1]].tolist()
+
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.offsets).astype(np.int64)
+
+
+class TokenTable(Sequence[TokenRow]):
+    """Encoded rows as a sequence of :class:`TokenRow`, each fitted to the cutoff when it is asked for.
+
+    A list of such rows would take a hundred times the memory.
+
+    Args:
+        rows: columns ``prompt`` and ``response``, lists of ids, as ``token_cache.encoded`` gives them.
+        numbers: each row's number in the file's order.
+        cutoff: the longest row in tokens.
+        chosen: which of ``rows`` there are; all if not given.
+    """
+
+    def __init__(
+        self, rows: datasets.Dataset, numbers: Sequence[int], cutoff: int, chosen: NDArray[np.int64] | None = None
+    ) -> None:
+        self._rows = rows
+        self._numbers = numbers
+        self._prompts, self._responses = (_Ragged(rows.data.column(name)) for name in ("prompt", "response"))
+        self._chosen = np.arange(len(rows)) if chosen is None else chosen
+        self.cutoff = cutoff
+
+    def select(self, keep: NDArray[np.bool_]) -> TokenTable:
+        """Only the rows for which ``keep`` (N,) is true."""
+        return TokenTable(self._rows, self._numbers, self.cutoff, self._chosen[keep])
+
+    def prompt_lengths(self) -> NDArray[np.int64]:
+        """Tokens of every prompt (N,), before anything is cut."""
+        return self._prompts.lengths()[self._chosen]
+
+    def response_lengths(self) -> NDArray[np.int64]:
+        """Tokens of every response (N,), before anything is cut."""
+        return self._responses.lengths()[self._chosen]
+
+    def fitted_lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of every prompt and of every response (N,), as the rows have them."""
+        prompts, responses = self.prompt_lengths(), self.response_lengths()
+        over = prompts + responses > self.cutoff
+        cut = np.where(over, np.minimum(responses, self.cutoff - 1), responses)
+        return np.where(over, np.minimum(prompts, self.cutoff - cut), prompts), cut
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, index: int) -> TokenRow: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[TokenRow]: ...
+    def __getitem__(self, index: int | slice) -> TokenRow | list[TokenRow]:
+        """A row, or a list of rows."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return fit_to_cutoff(self.unfitted(index), self.cutoff)
+
+    def unfitted(self, index: int) -> TokenRow:
+        """A row as long as it was encoded."""
+        place = int(self._chosen[index])
+        return TokenRow(self._numbers[place], self._prompts[place], self._responses[place])
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
@@ -97,6 +205,9 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
     def label_counts(self) -> list[int]:
         """Labelled tokens of every row."""
+        if isinstance(self.rows, TokenTable):
+            prompts, responses = self.rows.fitted_lengths()
+            return (responses + (np.maximum(prompts - 1, 0) if self.train_on_prompt else 0)).tolist()
         return [sum(label != IGNORE for label in self.labels(row)) for row in self.rows]
 
     def __len__(self) -> int:

@@ -6,8 +6,9 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from transformers import PretrainedConfig
 
-from adapters_pl.data import SETS, AddSub, BoolQ, InstructionJSON, Math10K, base, set_named
+from adapters_pl.data import SETS, AddSub, BoolQ, InstructionJSON, Math10K, base, preparation, set_named
 from adapters_pl.errors import UserError
 from adapters_pl.generation import Generation
 
@@ -26,7 +27,7 @@ def trainer(tokenizer):
         world_size=1,
         global_rank=0,
         accumulate_grad_batches=1,
-        lightning_module=SimpleNamespace(tokenizer=tokenizer, config=SimpleNamespace(max_position_embeddings=512)),
+        lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
         state=SimpleNamespace(fn="fit"),
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
     )
@@ -37,7 +38,7 @@ def context(trainer):
     """Set the model's context."""
 
     def context(tokens):
-        trainer.lightning_module.config = SimpleNamespace(max_position_embeddings=tokens)
+        trainer.lightning_module.config = PretrainedConfig(max_position_embeddings=tokens)
 
     return context
 
@@ -46,7 +47,8 @@ def context(trainer):
 def notices(monkeypatch):
     """What the data module tells the user."""
     told = []
-    monkeypatch.setattr(base, "rank_zero_info", told.append)
+    for module in (base, preparation):
+        monkeypatch.setattr(module, "rank_zero_info", lambda line: None if "check" in line else told.append(line))
     return told
 
 
@@ -68,8 +70,9 @@ def boolq(tmp_path, put, trainer):
 
     def boolq(train=(), test=(), **options):
         put("dataset/boolq/train.json", list(train))
-        put("dataset/boolq/test.json", list(test))
-        data = BoolQ(root=str(tmp_path), **{"template": "plain", **options})
+        if test:
+            put("dataset/boolq/test.json", list(test))
+        data = BoolQ(root=str(tmp_path), **{"template": "plain", "contamination": "allow", **options})
         data.trainer = trainer
         return data
 
@@ -267,7 +270,7 @@ def test_the_cutoff_is_never_beyond_the_context(boolq, context):
 
 
 def test_a_model_without_a_context_is_cut_where_asked(boolq, trainer):
-    trainer.lightning_module.config = SimpleNamespace()
+    trainer.lightning_module.config = PretrainedConfig()
     data = boolq(train=LONG, val_size=0, cutoff=16)
     data.setup("fit")
     assert [token_row.length for token_row in data.training.rows] == [9, 16, 16]
@@ -326,7 +329,7 @@ def test_the_room_is_what_the_sets_longest_prompt_leaves_of_the_context(boolq, p
 
 
 def test_without_a_known_context_the_room_is_what_was_asked(boolq, trainer):
-    trainer.lightning_module.config = SimpleNamespace()
+    trainer.lightning_module.config = PretrainedConfig()
     data = boolq(test=[row(900)])
     data.setup("test")
     assert data.new_tokens("boolq") == 32
@@ -399,9 +402,11 @@ def test_judged_answers_are_recorded(boolq):
         Generation("true or false", 32, "length"),
         Generation("It is true.", 4, "stop"),
     ]
+    hashes = data.prompt_hashes("boolq")
     assert data.judge("boolq", [1, 0, 2], generations) == [
         {
             "row": 1,
+            "prompt_hash": hashes[1],
             "id": "second",
             "output": "The answer is false.",
             "prediction": "false",
@@ -412,6 +417,7 @@ def test_judged_answers_are_recorded(boolq):
         },
         {
             "row": 0,
+            "prompt_hash": hashes[0],
             "id": "boolq-0",
             "output": "true or false",
             "prediction": None,
@@ -422,6 +428,7 @@ def test_judged_answers_are_recorded(boolq):
         },
         {
             "row": 2,
+            "prompt_hash": hashes[2],
             "id": "boolq-2",
             "output": "It is true.",
             "prediction": "true",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from adapters_pl.data.files import find_file, read_rows
+from adapters_pl.data.fetch import find_file
+from adapters_pl.data.files import read_rows
 from adapters_pl.errors import UserError
 
 
@@ -170,6 +173,70 @@ def test_a_folder_is_no_file(tmp_path):
 @pytest.mark.parametrize("content", [b'[{"instruction": "caf\xe9"}]', '[{"instruction": "a"}]'.encode("utf-16")])
 def test_bytes_that_are_no_utf8_are_an_error(complaint, content):
     assert "rows.json: cannot be read as text" in complaint(content)
+
+
+# ---- tables
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    def parquet(rows):
+        path = tmp_path / "rows.parquet"
+        pq.write_table(pa.Table.from_pylist(rows), path)
+        return path
+
+    return parquet
+
+
+def test_a_csv_file_gives_the_same_rows(write):
+    text = 'instruction,output,answer\nAdd 1 and 2.,3,3\n"Add 2 and 2.",,4\n'
+    assert read_rows(write(text, "rows.csv")) == TWO_ROWS
+    [row] = read_rows(write('instruction,answer\r\n"Say ""a, b"".\nNow.",x\r\n', "rows.csv"))
+    assert row["instruction"] == 'Say "a, b".\nNow.'
+
+
+def test_a_parquet_file_gives_the_same_rows(parquet):
+    rows = [{"instruction": "Add 1 and 2.", "output": "3", "answer": 3}, {"instruction": "Add 2 and 2.", "answer": 4}]
+    assert read_rows(parquet(rows)) == TWO_ROWS
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "rows.csv: holds no rows."),
+        ("instruction,answer\n", "rows.csv: holds no rows."),
+        ("question\nAdd.\n", "rows.csv: row 1 has no 'instruction'; it has 'question'."),
+        ("instruction,answer\nAdd.,1\nAdd 1, 2.,3\n", "rows.csv: row 2 has 3 fields, the header has 2; quote the"),
+        ('instruction,answer\nAdd.,1\n"Add.,2\n', "rows.csv: no valid CSV at line 3"),
+    ],
+)
+def test_a_bad_csv_file_is_located(complaint, text, message):
+    assert message in complaint(text, "rows.csv")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 200])
+def test_a_cut_parquet_file_is_no_parquet_file(parquet, keep):
+    path = parquet([{"instruction": "Add.", "answer": "1"}])
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(
+        UserError, match=r"rows\.parquet: cannot be read as Parquet \(.+\); copy or download it again"
+    ) as e:
+        read_rows(path)
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("name", ["absent.json", "absent.csv", "absent.parquet"])
+def test_a_missing_table_is_named(tmp_path, name):
+    with pytest.raises(UserError, match="no such file"):
+        read_rows(tmp_path / name)
+
+
+def test_columns_of_other_names_are_read(write):
+    path = write('[{"question": "Add.", "rationale": "1 and 1", "answer": 2, "output": "old"}]')
+    [row] = read_rows(path, {"instruction": "question", "output": "rationale"})
+    assert (row["instruction"], row["output"], row["answer"]) == ("Add.", "1 and 1", "2")
+    with pytest.raises(UserError, match="row 1 has no 'asked' to read 'instruction' from; it has 'question', 'rati"):
+        read_rows(path, {"instruction": "asked"})
 
 
 # ---- the data root

@@ -1,0 +1,191 @@
+"""``compare``: test results of several runs side by side, and whether their differences could be chance."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from adapters_pl.cli import DONE
+from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.metrics import mcnemar_exact, paired_bootstrap
+from adapters_pl.report import percent, points, print_table
+from adapters_pl.runs import DEFAULT_ROOT
+
+Answers = dict[str, bool]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What one run's tests left.
+
+    Attributes:
+        name: of the run.
+        results: ``results.json``.
+        answers: whether each row was answered rightly, by set and the row's id and gold answer.
+    """
+
+    name: str
+    results: dict[str, Any]
+    answers: dict[str, Answers]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One set in two runs, over the rows that both answered.
+
+    Attributes:
+        set: published name.
+        first: the run compared with.
+        second: the other run.
+        n: rows common to both.
+        accuracies: of the first and the second on those, in 0..1.
+        better: rows that only the second is right on.
+        worse: rows that only the first is right on.
+        interval: 95% bootstrap interval of the second's accuracy less the first's.
+        p: of McNemar's exact test, two-sided.
+    """
+
+    set: str
+    first: str
+    second: str
+    n: int
+    accuracies: tuple[float, float]
+    better: int
+    worse: int
+    interval: tuple[float, float]
+    p: float
+
+
+def read_run(path: Path) -> Tested:
+    """The results and predictions below ``path``.
+
+    Raises:
+        UserError: it is no run, it was not tested, or a file is not as it should be.
+    """
+    file = path / "results.json"
+    try:
+        results = json.loads(file.read_text(encoding="utf-8"))
+        sets = list(results["sets"])
+    except FileNotFoundError:
+        raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not what a test writes ({error!r}); test the run again.") from error
+    answers = {name: _answers(path / "predictions" / f"{name}.jsonl") for name in sets}
+    return Tested(path.name, results, {name: rows for name, rows in answers.items() if rows})
+
+
+def _answers(file: Path) -> Answers:
+    answers: Answers = {}
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            # A row with the same name but another answer is another row.
+            answers[json.dumps([record["id"], record["gold"]])] = bool(record["correct"])
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(f"{file}: line {number} is no prediction ({error!r}); test the run again.") from error
+    return answers
+
+
+def compare(first: Tested, second: Tested, seed: int = 0) -> list[Comparison]:
+    """Every set that both runs were tested on, over the rows common to both; sets without such rows are left out."""
+    found = []
+    for name in first.answers:
+        rows = [row for row in first.answers[name] if row in second.answers.get(name, {})]
+        if not rows:
+            continue
+        before = [first.answers[name][row] for row in rows]
+        after = [second.answers[name][row] for row in rows]
+        better = sum(b and not a for a, b in zip(before, after, strict=True))
+        worse = sum(a and not b for a, b in zip(before, after, strict=True))
+        found.append(
+            Comparison(
+                name,
+                first.name,
+                second.name,
+                len(rows),
+                (sum(before) / len(rows), sum(after) / len(rows)),
+                better,
+                worse,
+                paired_bootstrap(before, after, seed),
+                mcnemar_exact(better, worse),
+            )
+        )
+    return found
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Set, rows in common, both accuracies, the difference with its interval, the changed rows, p."""
+    first, second = comparisons[0].first, comparisons[0].second
+    table = Table(title=f"{second} against {first}, in %", title_justify="left")
+    for heading in ("set", "rows", first, second, "difference", "95% interval", "only first", "only second", "p"):
+        table.add_column(heading, justify="left" if heading == "set" else "right")
+    for c in comparisons:
+        low, high = c.interval
+        table.add_row(
+            c.set,
+            str(c.n),
+            percent(c.accuracies[0]),
+            percent(c.accuracies[1]),
+            points(c.accuracies[1], c.accuracies[0]),
+            f"{100 * low:+.1f} to {100 * high:+.1f}",
+            str(c.worse),
+            str(c.better),
+            f"{c.p:.3g}",
+        )
+    return table
+
+
+def find_run(name: str, root: Path) -> Path:
+    """The run's directory: a path, or a run's name below ``root``.
+
+    Raises:
+        UserError: there is none; the message offers the nearest names.
+    """
+    for path in (Path(name), root / name):
+        if path.is_dir():
+            return path
+    known = [path.parent.name for path in root.glob("*/results.json")]
+    raise UserError(f"run '{name}' is not there, nor in {root}: {did_you_mean(name, known)}")
+
+
+def main(command: str, arguments: list[str], debug: bool = False) -> int:
+    """Compare the first run with each of the others."""
+    parser = argparse.ArgumentParser(
+        prog=f"adapters-pl {command}",
+        description="Test results of several runs side by side. Each run is compared with the first, set by set, over "
+        "the rows that both answered: McNemar's exact test, and a bootstrap interval of the difference.",
+        exit_on_error=False,
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or names of runs below the root")
+    parser.add_argument("--root", type=Path, default=Path(DEFAULT_ROOT), help="where runs are (default: runs)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    try:
+        options = parser.parse_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UserError(f"{error}; see adapters-pl {command} --help.") from error
+    except SystemExit as done:
+        if done.code:
+            raise UserError(f"wrong arguments; see adapters-pl {command} --help.") from done
+        return DONE
+    if len(options.runs) < 2:
+        raise UserError("compare takes two runs or more: adapters-pl compare RUN RUN ...")
+    first, *others = [read_run(find_run(name, options.root)) for name in options.runs]
+    for other in others:
+        found = compare(first, other, options.seed)
+        if not found:
+            raise UserError(f"{first.name} and {other.name} have no tested row in common.")
+        print_table(comparison_table(found))
+        differ = [key for key in ("protocol",) if first.results.get(key) != other.results.get(key)]
+        for key in differ:
+            print(f"note: they differ in {key}: {first.results.get(key)} and {other.results.get(key)}")
+    return DONE

@@ -1,0 +1,160 @@
+"""One's own rows from several files, from tables and from the hub."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import datasets
+import pytest
+
+from adapters_pl.data import InstructionJSON
+from adapters_pl.data.instruction_json import infer_kind
+from adapters_pl.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path):
+    def file(name, rows):
+        path = tmp_path / name
+        if path.suffix == ".csv":
+            lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+            path.write_text("\n".join(lines) + "\n")
+        else:
+            path.write_text(json.dumps(rows))
+        return str(path)
+
+    return file
+
+
+def rows(begin, end, **changes):
+    return [{"instruction": f"Question {n}", "output": "It is 1.", "answer": "1", **changes} for n in range(begin, end)]
+
+
+def taken(data):
+    """How often each row is trained on, and the rows held out."""
+    train, held_out = data._divide(len(data.examples("train")))
+    return Counter(train), held_out
+
+
+# ---- several files
+
+
+def test_several_files_are_one_training_set(file):
+    data = InstructionJSON(path=[file("a.json", rows(0, 3)), file("b.csv", rows(3, 5))])
+    assert [example.instruction for example in data.examples("train")] == [f"Question {n}" for n in range(5)]
+    assert data.set_name == "a+b"
+
+
+def test_weights_say_how_often_a_files_rows_are_taken(file):
+    paths = [file("a.json", rows(0, 10)), file("b.json", rows(10, 30)), file("c.json", rows(30, 40))]
+    data = InstructionJSON(path=paths, weights=[2, 0.5, 1.3], val_size=0)
+    counts, held_out = taken(data)
+    assert held_out == []
+    assert {counts[n] for n in range(10)} == {2}
+    assert sorted(counts[n] for n in range(10, 30)) == [0] * 10 + [1] * 10
+    assert sorted(counts[n] for n in range(30, 40)) == [1] * 7 + [2] * 3
+    assert taken(data) == (counts, [])
+    other, _ = taken(InstructionJSON(path=paths, weights=[2, 0.5, 1.3], val_size=0, seed=7))
+    assert other != counts
+    assert other.total() == counts.total()
+
+
+def test_a_row_taken_twice_is_not_held_out_as_well(file):
+    data = InstructionJSON(path=[file("a.json", rows(0, 30))], weights=[3], val_size=3)
+    counts, held_out = taken(data)
+    assert len(held_out) == 3
+    assert not set(held_out) & set(counts)
+    assert set(counts.values()) == {3}
+
+
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, 0], [1, -1]])
+def test_weights_are_one_positive_number_a_file(file, weights):
+    with pytest.raises(UserError, match=r"data\.weights has to be one number above 0 for each of the 2 paths"):
+        InstructionJSON(path=[file("a.json", rows(0, 1)), file("b.json", rows(0, 1))], weights=weights)
+
+
+def test_the_same_id_in_two_files_is_an_error(file):
+    data = InstructionJSON(path=[file("a.json", rows(0, 1, id="x")), file("b.json", rows(1, 2, id="x"))])
+    with pytest.raises(UserError, match=r"a\+b: rows 1 and 2 have the same id 'x'"):
+        data.examples("train")
+
+
+# ---- columns
+
+
+def test_columns_are_mapped(file):
+    path = file("a.json", [{"question": "Add.", "rationale": "It is 2.", "gold": 2}])
+    data = InstructionJSON(path=path, columns={"instruction": "question", "output": "rationale", "answer": "gold"})
+    [example] = data.examples("train")
+    assert (example.instruction, example.response, example.answer) == ("Add.", "It is 2.", "2")
+
+
+def test_a_misspelt_field_offers_the_nearest(file):
+    with pytest.raises(UserError, match="there is no field 'instructions': did you mean 'instruction'"):
+        InstructionJSON(path="a.json", columns={"instructions": "question"})
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind", "options"),
+    [
+        (["A", "C", "A"], "letter", ("A", "B", "C")),
+        (["E", "B"], "letter", ("A", "B", "C", "D", "E")),
+        (["A", "yes", "A"], "choice", ("A", "yes")),
+        (["A", "A"], "choice", ("A",)),
+    ],
+)
+def test_letters_are_known(answers, kind, options):
+    assert infer_kind(answers) == (kind, options)
+
+
+# ---- the hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub with one dataset; keeps what it was asked for."""
+    asked = []
+
+    def load_dataset(*arguments, **options):
+        asked.append((arguments, options))
+        if arguments[0] != "owner/sums":
+            raise ConnectionError(f"Couldn't reach '{arguments[0]}' on the Hub (offline)\nand more lines")
+        made = datasets.Dataset.from_list([{"question": "Add.", "answer": 2}, {"question": "Add up.", "answer": 3}])
+        return datasets.DatasetDict({"train": made, "validation": made.select([0])})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    return asked
+
+
+def test_a_hub_dataset_is_read_without_running_its_code(hub):
+    data = InstructionJSON(path="owner/sums", columns={"instruction": "question"}, hub_config="main", val_size=0)
+    assert [(e.instruction, e.answer) for e in data.examples("train")] == [("Add.", "2"), ("Add up.", "3")]
+    assert data.set_name == "sums"
+    assert hub == [(("owner/sums", "main"), {})]
+
+
+def test_a_split_that_does_not_exist_offers_those_that_do(hub):
+    data = InstructionJSON(test_path="owner/sums", columns={"instruction": "question"}, test_split="validatoin")
+    with pytest.raises(UserError, match=r"owner/sums has no split 'validatoin': did you mean 'validation'"):
+        data.examples("test")
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(hub):
+    with pytest.raises(UserError, match=r"owner/other: no such file, and as a hub dataset it cannot be loaded: ") as e:
+        InstructionJSON(path="owner/other").examples("train")
+    assert "\n" not in str(e.value)
+
+
+def test_a_row_of_the_hub_is_named_by_its_split_and_number(hub):
+    with pytest.raises(
+        UserError, match=r"owner/sums \(train\): row 1 has no 'instruction'; it has 'question', 'answer'"
+    ):
+        InstructionJSON(path="owner/sums").examples("train")
+
+
+@pytest.mark.parametrize("path", ["absent.json", "some/absent.csv", "/some/absent", "absent"])
+def test_a_missing_file_is_not_looked_for_on_the_hub(hub, path):
+    with pytest.raises(UserError, match=r"absent.*: no such file"):
+        InstructionJSON(path=path).examples("train")
+    assert hub == []

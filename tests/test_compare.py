@@ -1,0 +1,95 @@
+"""Runs side by side."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from adapters_pl.cli import COMMANDS, main
+from adapters_pl.compare import compare, read_run
+from adapters_pl.errors import UserError
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Write what a test leaves: right or wrong by set, a letter a row (``+`` and ``-``)."""
+
+    def run(name, protocol="strict", ids=None, **sets):
+        folder = tmp_path / "runs" / name
+        (folder / "predictions").mkdir(parents=True)
+        results = {"protocol": protocol, "sets": {key: {"n": len(marks)} for key, marks in sets.items()}}
+        (folder / "results.json").write_text(json.dumps(results))
+        for key, marks in sets.items():
+            rows = [
+                {"id": f"{key}-{ids[i] if ids else i}", "gold": "1", "correct": mark == "+"}
+                for i, mark in enumerate(marks)
+            ]
+            text = "".join(json.dumps(row) + "\n" for row in rows)
+            (folder / "predictions" / f"{key}.jsonl").write_text(text)
+        return folder
+
+    return run
+
+
+def test_each_set_is_compared_on_the_rows_common_to_both(run):
+    first = read_run(run("a", gsm8k="++----", SVAMP="+-", AddSub="+"))
+    second = read_run(run("b", gsm8k="-++++", SVAMP="+-"))
+    gsm8k, svamp = compare(first, second)
+    assert (gsm8k.n, gsm8k.accuracies, gsm8k.better, gsm8k.worse) == (5, (0.4, 0.8), 3, 1)
+    assert gsm8k.p == pytest.approx(2 * (1 + 4) / 2**4)
+    assert gsm8k.interval[0] < 0.4 < gsm8k.interval[1]
+    assert (svamp.n, svamp.better, svamp.worse, svamp.p, svamp.interval) == (2, 0, 0, 1.0, (0.0, 0.0))
+
+
+def test_rows_are_matched_by_name_whatever_their_order(run):
+    first = read_run(run("a", ids=[0, 1, 2, 3], gsm8k="++--"))
+    second = read_run(run("b", ids=[3, 2, 1, 0], gsm8k="--++"))
+    (found,) = compare(first, second)
+    assert (found.n, found.better, found.worse) == (4, 0, 0)
+
+
+def test_the_command_prints_a_table_for_each_further_run(run, capsys, tmp_path, monkeypatch):
+    run("lora-1", gsm8k="+" * 30 + "-" * 10)
+    run("lora-2", gsm8k="-" * 10 + "+" * 30)
+    run("lora-3", protocol="llm_adapters", gsm8k="+" * 40)
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "lora-1", "runs/lora-2", "lora-3"]) == 0
+    out = capsys.readouterr().out
+    assert "lora-2 against lora-1" in out
+    assert "lora-3 against lora-1" in out
+    assert "0.00195" in out  # ten rows changed, all for the better
+    assert "they differ in protocol: strict and llm_adapters" in out
+    assert "compare" in COMMANDS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "two runs or more"),
+        (["a", "aa"], "run 'aa' is not there, nor in .*runs: did you mean 'a'"),
+        (["a", "empty"], "has no results.json: test it first"),
+        (["a", "other"], "no tested row in common"),
+        (["a", "--rot", "x"], "--help"),
+    ],
+)
+def test_what_cannot_be_compared(run, tmp_path, monkeypatch, capsys, arguments, message):
+    run("a", gsm8k="+-")
+    run("other", SVAMP="+-")
+    (tmp_path / "runs" / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 1
+    import re
+
+    assert re.search(message, capsys.readouterr().err.splitlines()[-1])
+
+
+def test_files_that_are_cut_are_named(run):
+    folder = run("a", gsm8k="+-")
+    file = folder / "predictions" / "gsm8k.jsonl"
+    file.write_text(file.read_text()[:-9])
+    with pytest.raises(UserError, match=r"gsm8k\.jsonl: line 2 is no prediction"):
+        read_run(folder)
+    (folder / "results.json").write_text("{")
+    with pytest.raises(UserError, match=r"results\.json is not what a test writes"):
+        read_run(folder)

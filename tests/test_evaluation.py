@@ -1,0 +1,267 @@
+"""How tested rows are asked and recorded: worked examples, samples, scored options, by every protocol."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from lightning.pytorch import Trainer
+
+from adapters_pl import ARCChallenge, CausalLMModule, InstructionJSON, LoRA
+from adapters_pl.answers import PROTOCOLS
+from adapters_pl.data.registry import Example
+from adapters_pl.errors import UserError
+from adapters_pl.evaluation import draw_shots, judge_samples, judge_scored, prompt_hash
+from adapters_pl.generation import Generation
+from adapters_pl.scoring import Choices, Pair, Scored
+from tests.conftest import DATA, shared, tiny_config, tiny_tokenizer
+from tests.test_scoring import harness
+
+STRICT = PROTOCOLS["strict"]
+
+
+def example(number, question=None, response="It is 3. The answer is 3.", answer="3", **more):
+    return Example(
+        f"r{number}", "set", question or f"What is {number} plus 1?", response=response, answer=answer, **more
+    )
+
+
+# ---- worked examples
+
+
+def test_worked_examples_are_drawn_by_the_seed_and_never_tested_themselves():
+    pool = [example(i) for i in range(50)]
+    tested = [example(100 + i, question=f"what  is {i} plus 1? ") for i in range(40)]
+    shots = draw_shots(pool, tested, 5, seed=1)
+    assert len({shot.id for shot in shots}) == 5
+    assert all(int(shot.id[1:]) >= 40 for shot in shots)
+    assert shots == draw_shots(pool, tested, 5, seed=1)
+    assert shots != draw_shots(pool, tested, 5, seed=2)
+
+
+def test_worked_examples_have_responses_and_differ():
+    pool = [example(0), example(1, question="What is 0 plus 1?"), example(2, response=""), example(3)]
+    assert {shot.id for shot in draw_shots(pool, [], 2, seed=0)} in ({"r0", "r3"}, {"r1", "r3"})
+    with pytest.raises(UserError, match=r"data\.shots is 3, but only 2 training rows"):
+        draw_shots(pool, [], 3, seed=0)
+
+
+# ---- records
+
+
+def test_samples_are_judged_by_their_majority():
+    texts = ["The answer is 4.", "no idea", "3", "The answer is 3"]
+    found = judge_samples(STRICT, "number", example(0), [Generation(text, 2, "stop") for text in texts])
+    assert (found["prediction"], found["correct"], found["output"], found["tokens"]) == ("3", True, "3", 8)
+    assert found["sample_predictions"] == ["4", None, "3", "3"]
+    assert found["sample_correct"] == [False, False, True, True]
+    assert found["passed"]
+    nothing = judge_samples(STRICT, "number", example(0), [Generation("no", 1, "length")] * 2)
+    assert (nothing["prediction"], nothing["correct"], nothing["passed"]) == (None, False, False)
+
+
+def test_scored_options_are_judged_twice():
+    choices = Choices(("true", "false"), (Pair([1], [2]), Pair([1], [3])), (4, 5))
+    found = judge_scored(STRICT, "choice", example(0, answer="false"), Scored(choices, (-4.0, -4.5)))
+    assert (found["prediction"], found["correct"]) == ("true", False)
+    assert (found["prediction_normalised"], found["correct_normalised"]) == ("false", True)
+    assert found["scores"] == {"true": -4.0, "false": -4.5}
+
+
+def test_a_prompts_hash_is_its_own():
+    assert prompt_hash("a") == prompt_hash("a") != prompt_hash("a ")
+    assert len(prompt_hash("\ud800")) == 16
+
+
+# ---- the data module
+
+
+@pytest.fixture
+def attached(tokenizer):
+    """Give a data module a stand-in for its trainer."""
+
+    def attached(data, own=None):
+        module = SimpleNamespace(tokenizer=own or tokenizer, config=tiny_config("llama"))
+        data.trainer = SimpleNamespace(
+            world_size=1, global_rank=0, lightning_module=module, state=SimpleNamespace(fn="test")
+        )
+        data.trainer._accelerator_connector = SimpleNamespace(use_distributed_sampler=False)
+        return data
+
+    return attached
+
+
+@pytest.fixture
+def choices_file(tmp_path):
+    rows = [
+        {"instruction": f"Is {i} even? Answer format: true/false", "output": "so", "answer": ["true", "false"][i % 2]}
+        for i in range(30)
+    ]
+    path = tmp_path / "even.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+def prompts(data, name, tokenizer):
+    return [tokenizer.decode(row.prompt) for row in data._evaluated[name].rows]
+
+
+def test_the_protocol_has_the_last_word_on_the_tests_prompt(rows_file, attached, tokenizer):
+    for protocol, begins in (("strict", "<bos>What is"), ("llm_adapters", "<bos>Below is an instruction")):
+        data = attached(InstructionJSON(test_path=str(rows_file), template="plain", protocol=protocol))
+        data.setup("test")
+        assert all(prompt.startswith(begins) for prompt in prompts(data, "sums", tokenizer))
+        assert data.prompt(data.examples("test")[0]) == "What is 0 plus 0?\n"  # training keeps its own
+        assert data.settings("sums")["beams"] == {"strict": 1, "llm_adapters": 4}[protocol]
+
+
+def test_worked_examples_come_from_the_training_rows(rows_file, tmp_path, attached, tokenizer):
+    rows = json.loads(rows_file.read_text())
+    test_file = tmp_path / "asked.json"
+    test_file.write_text(json.dumps(rows[:36]))
+    data = attached(InstructionJSON(path=str(rows_file), test_path=str(test_file), template="plain", shots=2))
+    data.setup("test")
+    found = prompts(data, "asked", tokenizer)
+    assert all(prompt.count("The answer is") == 2 for prompt in found)
+    unseen = [row["instruction"] for row in rows[36:]]
+    assert all(sum(question in prompt for question in unseen) == 2 for prompt in found)
+    assert all(prompt.endswith(f"{row['instruction']}\n") for prompt, row in zip(found, rows, strict=False))
+
+
+def test_without_training_rows_there_are_no_worked_examples(rows_file, attached):
+    data = attached(InstructionJSON(test_path=str(rows_file), shots=2))
+    with pytest.raises(UserError, match=r"data\.shots needs training rows"):
+        data.setup("test")
+
+
+def test_the_tokenizers_own_template_with_its_switches(rows_file, attached):
+    chatty = tiny_tokenizer()
+    chatty.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[a]{{ '/no' if enable_thinking is false }}"
+    )
+    data = InstructionJSON(test_path=str(rows_file), template="chat", system="Add.", thinking=False)
+    attached(data, own=chatty).setup("test")
+    assert prompts(data, "sums", chatty)[0] == "<bos>[system]Add.[user]What is 0 plus 0?[a]/no"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shots": -1}, r"data\.shots is -1"),
+        ({"samples": 0}, r"data\.samples is 0"),
+        ({"samples": 3, "temperature": 0.0}, "they would all be the same"),
+        ({"samples": 3, "protocol": "llm_adapters"}, "llm_adapters never samples"),
+        ({"temperature": 0.5, "protocol": "loglikelihood"}, "loglikelihood never samples"),
+    ],
+)
+def test_what_does_not_go_together(rows_file, options, message):
+    with pytest.raises(UserError, match=message):
+        InstructionJSON(test_path=str(rows_file), **options)
+
+
+def test_only_options_can_be_scored(rows_file, choices_file, attached, tokenizer):
+    with pytest.raises(UserError, match="loglikelihood scores options, and sums-0 has none"):
+        attached(InstructionJSON(test_path=str(rows_file), protocol="loglikelihood")).setup("test")
+    data = attached(InstructionJSON(test_path=str(choices_file), protocol="loglikelihood", template="plain"))
+    data.setup("test")
+    [found] = data.choices("even", [3])
+    assert found.options == ("false", "true")
+    assert tokenizer.decode(found.pairs[1].context + found.pairs[1].continuation).endswith("true/false\ntrue")
+
+
+@shared(DATA)
+def test_only_the_options_that_a_question_offers_are_scored(attached):
+    data = attached(ARCChallenge(root=str(DATA), protocol="loglikelihood", template="plain", limit_test=100))
+    data.trainer.lightning_module.config.max_position_embeddings = 4096
+    data.setup("test")
+    examples = data._evaluated["ARC-Challenge"].examples
+    offered = {row: data.choices("ARC-Challenge", [row])[0].options for row in examples}
+    # The set names five options; these questions have four.
+    assert {len(options) for options in offered.values()} == {4}
+    assert all(example.answer in offered[row] for row, example in examples.items())
+    assert data.distribution("ARC-Challenge") == "in"
+    assert data.distribution("boolq") == "out"
+
+
+# ---- with a model
+
+
+def run_test(tmp_path, base, path, *adapters, **options):
+    module = CausalLMModule(str(base), dtype="float32")
+    for adapter in adapters:
+        module.add_adapter(adapter)
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+        use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )
+    data = InstructionJSON(test_path=str(path), **options)
+    trainer.test(module, datamodule=data, verbose=False)
+    return sorted(module.records[path.stem], key=lambda record: record["row"])
+
+
+def test_scoring_needs_no_generation_and_no_batch_matters(tmp_path, make_base, choices_file, monkeypatch):
+    monkeypatch.setattr(CausalLMModule, "generate", None)
+    found = [
+        run_test(tmp_path, make_base(), choices_file, LoRA(rank=2), protocol="loglikelihood", eval_batch_size=size)
+        for size in (1, 7)
+    ]
+    for one, two in zip(*found, strict=True):
+        assert one["prediction"] == two["prediction"]
+        assert list(one["scores"].values()) == pytest.approx(list(two["scores"].values()), abs=1e-4)
+        assert (one["output"], one["finish"]) == ("", "scored")
+        assert one["base_prediction"] == one["prediction"]  # LoRA begins as the identity
+
+
+TASK = """
+task: sums
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {docs}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: "{{{{prompt}}}}"
+doc_to_target: "{{{{answer}}}}"
+generation_kwargs: {{until: [], max_gen_toks: 12, do_sample: false}}
+process_results: !function reading.process
+metric_list: [{{metric: correct, aggregation: mean, higher_is_better: true}}]
+"""
+READING = """
+from adapters_pl.answers import PROTOCOLS
+def process(doc, results):
+    strict = PROTOCOLS["strict"]
+    return {"correct": strict.match(strict.extract(results[0], "number"), doc["answer"], "number")}
+"""
+
+
+@pytest.mark.skipif(harness() is None, reason="lm-evaluation-harness is not installed")
+def test_the_harness_generates_the_same_answers(tmp_path, make_base, rows_file, tokenizer):
+    """Its own run with our prompts, and our reading as the filter of a local task file."""
+    ours = run_test(tmp_path, make_base(), rows_file, template="plain", max_new_tokens=12)
+    rows = json.loads(rows_file.read_text())
+    docs = [{"prompt": f"{row['instruction']}\n", "answer": row["answer"]} for row in rows]
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tmp_path / "docs.json").write_text(json.dumps(docs))
+    (tasks / "sums.yaml").write_text(TASK.format(docs=tmp_path / "docs.json"))
+    (tasks / "reading.py").write_text(READING)
+    words = [str(harness()), "-m", "lm_eval", "run", "--model", "hf", "--tasks", "sums", "--include_path", str(tasks)]
+    words += ["--model_args", f"pretrained={make_base()},dtype=float32,add_bos_token=True", "--device", "cpu"]
+    words += ["--batch_size", "4", "--log_samples", "--output_path", str(tmp_path / "out")]
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": root, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    [samples] = (tmp_path / "out").rglob("samples_sums_*.jsonl")
+    theirs = [json.loads(line) for line in samples.read_text().splitlines()]
+    theirs.sort(key=lambda sample: sample["doc_id"])
+    written = [sample["filtered_resps"][0] for sample in theirs]
+    assert [STRICT.extract(text, "number") for text in written] == [record["prediction"] for record in ours]
+    assert [bool(sample["correct"]) for sample in theirs] == [record["correct"] for record in ours]
+    assert len({record["output"] for record in ours}) > 5
