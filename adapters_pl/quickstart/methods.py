@@ -49,7 +49,6 @@ class Entry:
 
 METHODS: dict[str, Entry] = {
     "LoRA": Entry(lambda: LoRA(16, 32, 0.0), 5e-3),
-    "LoRA, rsLoRA": Entry(lambda: LoRA(16, 8, 0.0, rslora=True), 5e-3),
     "LoRA, DoRA": Entry(lambda: LoRA(16, 32, 0.0, dora=True), 5e-3),
     "SeriesAdapter": Entry(lambda: SeriesAdapter(), 5e-3),
     "ParallelAdapter": Entry(lambda: ParallelAdapter(), 5e-3),
