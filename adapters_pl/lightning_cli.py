@@ -187,9 +187,10 @@ class AdaptersCLI(LightningCLI):
             arguments = (config.get(section) or {}).get("init_args") or {}
             for key in keys:
                 value = arguments.get(key)
-                # The name of an embedded base is no path, even where a folder of that name lies.
-                if isinstance(value, str) and value not in EMBEDDED and Path(value).expanduser().exists():
-                    arguments[key] = str(Path(value).expanduser().resolve())
+                if isinstance(value, list):
+                    arguments[key] = [_absolute(part) for part in value]
+                elif value is not None:
+                    arguments[key] = _absolute(value)
         return config
 
     def before_fit(self) -> None:
@@ -239,6 +240,13 @@ class AdaptersCLI(LightningCLI):
 def _short(adapter: Any) -> str:
     name = (adapter.init_args or {}).get("name")
     return f"{adapter.class_path.rsplit('.', 1)[-1]} '{name}'"
+
+
+def _absolute(value: Any) -> Any:
+    """An existing path made absolute; the name of an embedded base is none, even where a folder of that name lies."""
+    if isinstance(value, str) and value not in EMBEDDED and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().resolve())
+    return value
 
 
 def _yaml(config: dict[str, Any]) -> str:

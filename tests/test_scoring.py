@@ -113,8 +113,8 @@ def test_one_token_continuations_of_the_longest_row_are_scored(module):
 
 # ---- lm-evaluation-harness itself
 
-#: Where the harness is installed, if not beside the package: its pins may differ from ours.
-HARNESS = Path(os.environ.get("LM_EVAL_PYTHON", "/tmp/lmeval/bin/python"))
+#: The Python that has the harness, if it is not installed beside the package: its pins may differ from ours.
+HARNESS = os.environ.get("LM_EVAL_PYTHON")
 PROGRAM = """
 import json, sys
 from lm_eval.api.instance import Instance
@@ -130,7 +130,7 @@ def harness():
     try:
         import lm_eval  # noqa: F401
     except ImportError:
-        return HARNESS if HARNESS.is_file() else None
+        return Path(HARNESS) if HARNESS else None
     return Path(sys.executable)
 
 
