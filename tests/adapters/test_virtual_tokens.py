@@ -88,9 +88,9 @@ def test_activation_checkpointing_changes_no_gradient(name, method):
         assert torch.allclose(plain, again, atol=1e-7, rtol=1e-4)
 
 
-def test_two_prefixes_are_one_long_prefix():
+def test_three_prefixes_are_one_long_prefix():
     model, both = tiny_model("llama"), tiny_model("llama")
-    for name, count in (("one", 3), ("two", 4)):
+    for name, count in (("one", 3), ("two", 2), ("three", 2)):
         PrefixTuning(count, name=name).attach_to(both, seed=7)
     parameters = [p for p in both.parameters() if p.ndim == 2 and p.shape[1] == 128]
     PrefixTuning(7).attach_to(model)
