@@ -21,7 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from adapters_pl.adapters import Adapter
+from adapters_pl.adapters import Adapter, adapter_layers
+from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.placement import SLOT
@@ -158,7 +159,9 @@ class SavedAdapters:
                     parameter.copy_(self.tensors[key])
 
 
-def load_adapter(model: PreTrainedModel, path: str | Path, name: str = "default") -> PreTrainedModel:
+def load_adapter(
+    model: PreTrainedModel, path: str | Path, name: str = "default", *, return_virtual: bool = False
+) -> PreTrainedModel:
     """Put a saved adapter into a plain transformers model and return the model, adapter active, frozen.
 
     A second adapter under another name works beside the first; :func:`~adapters_pl.adapters.activate` chooses.
@@ -168,6 +171,8 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str = "default"
         path: an adapter directory in PEFT's format, LLM-Adapters' included, a checkpoint of ours (``.ckpt``), a
             run's directory, or the hub id of an adapter directory.
         name: what the adapter is called in the model.
+        return_virtual: whether the logits of a prompt-based adapter cover its virtual tokens too; a single call
+            of the model may say otherwise, ``model(..., return_virtual=True)``.
 
     Raises:
         UserError: nothing readable lies there, the method is unknown, or the adapter is another base's. The
@@ -179,6 +184,9 @@ def load_adapter(model: PreTrainedModel, path: str | Path, name: str = "default"
         for parameter in adapter.adapter_parameters(model).values():
             parameter.requires_grad_(False)
         adapter.follow_peft(model)
+        for layer in adapter_layers(model, adapter.name).values():
+            if isinstance(layer, ReturnVirtual):
+                layer.by_default = return_virtual
     return model.eval()
 
 

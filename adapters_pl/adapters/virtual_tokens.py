@@ -83,13 +83,15 @@ class ReturnVirtual(AdapterLayer):
         super().__init__()
         # Not as a submodule: its parameters belong to the decoder's slot.
         self._tokens = (tokens,)
+        #: What the argument is where a call does not give it.
+        self.by_default = False
 
     def reset_parameters(self, generator_for: Any, base: nn.Module) -> None:
         """Nothing to draw."""
 
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Take the argument out of the call."""
-        self._tokens[0].return_virtual = kwargs.pop("return_virtual", False)
+        self._tokens[0].return_virtual = kwargs.pop("return_virtual", self.by_default)
         return args, kwargs
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

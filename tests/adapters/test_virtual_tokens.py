@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from adapters_pl import PrefixTuning, PromptTuning, PTuning, UserError
+from adapters_pl import PrefixTuning, PromptTuning, PTuning, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers
 from tests.adapters.test_matrix import logits, perturb, tokens
 from tests.conftest import TINY, tiny_model, tiny_tokenizer
@@ -135,6 +135,16 @@ def test_logits_are_those_of_the_given_tokens_or_of_the_virtual_ones_too(name, m
     assert everything.logits.shape == (3, 9 + extra, 320)
     assert {states.shape[1] for states in given.hidden_states} == {9}
     assert torch.equal(everything.logits[:, extra:], given.logits)
+
+
+def test_a_loaded_adapter_may_return_the_virtual_tokens_by_default(tmp_path):
+    model, adapter = tiny_model("llama"), PromptTuning(4)
+    adapter.attach_to(model)
+    save_adapter(model, adapter, tmp_path)
+    loaded = load_adapter(tiny_model("llama"), tmp_path, return_virtual=True)
+    with torch.no_grad():
+        assert torch.equal(loaded(**tokens()).logits, model(**tokens(), return_virtual=True).logits)
+        assert torch.equal(loaded(**tokens(), return_virtual=False).logits, model(**tokens()).logits)
 
 
 def test_a_cache_goes_on_where_the_caller_left_it():
