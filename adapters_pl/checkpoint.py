@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import re
 import tempfile
 from collections.abc import Callable
@@ -291,7 +292,14 @@ def _read_old_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         return torch.load(file, map_location="cpu", weights_only=True), {}
     except Exception as error:
-        raise UserError(f"{file}: cannot be read as plain tensors: {first_line(error)}") from error
+        raise UserError(f"{file}: cannot be read as plain tensors: {_unread(error)}") from error
+
+
+def _unread(error: Exception) -> str:
+    """Why PyTorch did not read a file; where it is a pickle of more, without its advice to run that anyway."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it holds something else, of which nothing was run, or it is cut."
+    return first_line(error)
 
 
 def _read_checkpoint(path: Path, name: str) -> SavedAdapters:
@@ -324,7 +332,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return stored["adapters_pl"], stored["state_dict"]
     except Exception as error:
-        raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {first_line(error)}") from error
+        raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {_unread(error)}") from error
 
 
 def build_adapter(described: dict[str, Any]) -> Adapter:
