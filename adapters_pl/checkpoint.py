@@ -107,7 +107,11 @@ class SavedAdapters:
         added: list[Adapter] = []
         try:
             for adapter in self.adapters:
-                if not adapter.attach_to(model, seed=None):
+                try:
+                    fresh = adapter.attach_to(model, seed=None)
+                except UserError as error:
+                    raise UserError(f"{self.where}: does not fit this model: {error}") from error
+                if not fresh:
                     raise UserError(f"Two adapters are named '{adapter.name}': load one under another name.")
                 added.append(adapter)
             self.fill(model)

@@ -199,6 +199,13 @@ class AdaptersCLI(LightningCLI):
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
         self._check_structure()
 
+    def before_test(self) -> None:
+        """As before training, where a saved adapter is given: it may be another base's."""
+        if self.model.initial is not None:
+            self._check_structure()
+
+    before_validate = before_predict = before_test
+
     def _check_structure(self) -> None:
         skeleton = meta_model(self.model.config, self.model.trust_remote_code)
         if self.model.add_tokens:
@@ -206,8 +213,13 @@ class AdaptersCLI(LightningCLI):
         if self.model.initial is not None:
             self.model.initial.check(skeleton)
             self.model.initial.make_room(skeleton)
-        for adapter in self.adapters():
-            adapter.attach_to(skeleton, seed=None)
+        try:
+            for adapter in self.adapters():
+                adapter.attach_to(skeleton, seed=None)
+        except UserError as error:
+            if self.model.initial is None:
+                raise
+            raise UserError(f"{self.model.initial.where}: does not fit '{self.model.base}': {error}") from error
         if self.model.initial is not None:
             self.model.initial.fill(skeleton)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters_pl import IA3, LoRA, ParallelAdapter, PrefixTuning, PTuning, SeriesAdapter, load_adapter, save_adapter
@@ -247,6 +247,18 @@ def test_an_adapter_of_another_base_is_refused_before_anything_is_written(saved,
     assert main(words) == 1
     assert "belongs to another base" in capsys.readouterr().err
     assert not list(Path("runs").glob("*-1")) or not any(Path("runs").glob("*-1/checkpoints/*"))
+
+
+@pytest.mark.parametrize("command", ["fit", "test"])
+def test_an_adapter_whose_modules_are_not_there_names_its_directory(saved, data, make_base, capsys, command):
+    source, *_ = saved(LoRA(4, 8), "gpt2")
+    config = source / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "target_modules": ["c_attn"]}))
+    weights = load_file(source / "adapter_model.safetensors")
+    save_file(weights, source / "adapter_model.safetensors")  # as other tools write it, without our notes
+    assert main([command, "--adapter_path", str(source), "--model.base", str(make_base()), *data, *CPU]) == 1
+    assert f"error: {source}: does not fit '{make_base()}': target_modules: 'c_attn'" in capsys.readouterr().err
+    assert not list(Path("runs").glob("*-1"))
 
 
 def test_a_deeper_relative_of_the_base_is_another_base(saved, capsys):
