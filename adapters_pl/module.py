@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
@@ -18,8 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters_pl.adapters.base import Adapter, describe_adapter
+from adapters_pl.answering import AnsweringModule
 from adapters_pl.base_model import (
     Dtype,
+    Quantization,
     add_tokens,
     fingerprint,
     grow_embeddings,
@@ -29,18 +28,13 @@ from adapters_pl.base_model import (
     same_base,
 )
 from adapters_pl.errors import UserError
-from adapters_pl.generation import Generation, generate
 from adapters_pl.metrics import AnswerAccuracy
-from adapters_pl.scoring import score
+from adapters_pl.optimizers import LinearWarmup
 
 if TYPE_CHECKING:
     from adapters_pl.checkpoint import SavedAdapters
-    from adapters_pl.data.base import ReasoningDataModule
 
 IGNORE = -100
-#: What a batch must hold to be answered.
-_ASKED = ("prompt_ids", "prompt_mask", "row_ids")
-
 #: Settings by which some models scale what their head returns, and whether they multiply (Cohere, Falcon-H1) or
 #: divide (Granite) by it.
 _LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
@@ -50,7 +44,7 @@ OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class CausalLMModule(LightningModule):
+class CausalLMModule(AnsweringModule):
     """A frozen causal language model that is trained through its adapters alone.
 
     The base is loaded by :meth:`build_base`, when the first adapter's ``setup`` asks for it. Checkpoints hold
@@ -61,6 +55,9 @@ class CausalLMModule(LightningModule):
         revision: branch, tag or commit on the hub.
         dtype: of the frozen base; ``auto`` is what its weights are stored in. Adapters are float32.
         attn_implementation: ``eager``, ``sdpa`` or ``flash_attention_2``; transformers' choice if not given.
+        quantization: hold the base in ``8bit`` or ``4bit`` (nf4, double quantisation); needs the extra ``quant``.
+        activation_checkpointing: keep only what enters each decoder layer and compute the rest again in the backward
+            pass: less memory for about a third more time.
         trust_remote_code: run code that comes with the model.
         random_init: random weights instead of the base's: a control.
         lr: peak learning rate of AdamW (LLM-Adapters' is 3e-4).
@@ -80,6 +77,8 @@ class CausalLMModule(LightningModule):
         revision: str | None = None,
         dtype: Dtype = "auto",
         attn_implementation: str | None = None,
+        quantization: Quantization | None = None,
+        activation_checkpointing: bool = False,
         trust_remote_code: bool = False,
         random_init: bool = False,
         lr: float = 3e-4,
@@ -96,6 +95,8 @@ class CausalLMModule(LightningModule):
         self.revision = revision
         self.dtype_of_base: Dtype = dtype
         self.attn_implementation = attn_implementation
+        self.quantization: Quantization | None = quantization
+        self.activation_checkpointing = activation_checkpointing
         self.trust_remote_code = trust_remote_code
         self.random_init = random_init
         self.lr = lr
@@ -106,18 +107,9 @@ class CausalLMModule(LightningModule):
         self.monitor = monitor
         self.test_base = test_base
         self.add_tokens = add_tokens
-        self.adapters: dict[str, Adapter] = {}
         #: Saved adapters whose values the injected ones begin with, if there are any.
         self.initial: SavedAdapters | None = None
         self.val_accuracy = AnswerAccuracy()
-        #: What the last test or prediction wrote, by set: one record a row, in no particular order.
-        self.records: dict[str, list[dict[str, Any]]] = {}
-        #: The records of the last test batch that this process answered itself.
-        self.fresh: list[dict[str, Any]] = []
-        #: Records of an interrupted test, by set and row: those rows are not answered again.
-        self.answered: dict[str, dict[int, dict[str, Any]]] = {}
-        #: Seconds that this process spent on answers with the adapters, by set, and the tokens it wrote in them.
-        self.spent: dict[str, tuple[float, int]] = {}
         #: The configuration of the command that trains, if there is one; it travels in the checkpoints.
         self.recorded_config: dict[str, Any] | None = None
         self._config: PretrainedConfig | None = None
@@ -151,6 +143,7 @@ class CausalLMModule(LightningModule):
                 self.attn_implementation,
                 self.trust_remote_code,
                 self.random_init,
+                quantization=self.quantization,
             )
             if self.add_tokens:
                 # The base is known by what it was before it grew.
@@ -181,6 +174,19 @@ class CausalLMModule(LightningModule):
             self.initial = None
         if stage == "fit" and not self.adapter_parameters():
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
+        if stage == "fit" and self.activation_checkpointing:
+            self._checkpoint_activations()
+
+    def _checkpoint_activations(self) -> None:
+        """Let the decoder layers recompute their activations; in evaluation mode they do nothing of the kind.
+
+        Raises:
+            UserError: transformers cannot do this for the model.
+        """
+        if not self.model.supports_gradient_checkpointing:
+            raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
+        # The reentrant kind would need an input that requires a gradient, which a frozen embedding does not give.
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that all adapters declare, by their path in this module."""
@@ -300,111 +306,6 @@ class CausalLMModule(LightningModule):
             self.val_accuracy.update([answer["correct"] for answer in answers])
             self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=len(answers))
 
-    def on_test_start(self) -> None:
-        """Forget an earlier test: its records, and its counts."""
-        self.records, self.spent = {}, {}
-        self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Answer a batch of one set with the adapters, and with the base alone for comparison."""
-        name = self._data.eval_sets[dataloader_idx]
-        known, rows = self.answered.get(name, {}), batch["row_ids"].tolist()
-        new = [place for place, row in enumerate(rows) if row not in known]
-        self.fresh = self._test({key: batch[key][new] for key in _ASKED}, name) if new else []
-        found = {**known, **{record["row"]: record for record in self.fresh}}
-        records = [found[row] for row in rows]
-        accuracy = self.test_accuracies[dataloader_idx]
-        assert isinstance(accuracy, AnswerAccuracy)
-        accuracy.update([record["correct"] for record in records])
-        self.log(f"accuracy/{name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
-        self.records.setdefault(name, []).extend(records)
-
-    def identity(self) -> dict[str, Any]:
-        """What tells this model's answers from another's: the base, its number type, the adapters' values."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.adapter_state().items()):
-            whole = value.full_tensor() if hasattr(value, "full_tensor") else value
-            digest.update(name.encode())
-            digest.update(whole.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return {
-            "base": self.base_fingerprint(),
-            "dtype": str(self.model.dtype),
-            "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
-            "adapter_values": digest.hexdigest(),
-            "base_alone": bool(self.adapters and self.test_base),
-        }
-
-    def on_test_end(self) -> None:
-        """What was taken over belongs to this test only."""
-        self.answered = {}
-
-    def _test(self, batch: dict[str, Any], name: str) -> list[dict[str, Any]]:
-        """Answers with the adapters, and beside them what the base alone answers."""
-        began = time.monotonic()
-        records = self._answer(batch, name)
-        seconds, tokens = self.spent.get(name, (0.0, 0))
-        written = sum(record["tokens"] for record in records)
-        self.spent[name] = (seconds + time.monotonic() - began, tokens + written)
-        if self.adapters and self.test_base:
-            with self.base_alone():
-                for record, base in zip(records, self._answer(batch, name), strict=True):
-                    record["base_prediction"] = base["prediction"]
-                    record["base_correct"] = base["correct"]
-        return records
-
-    def on_predict_start(self) -> None:
-        """Forget the records of an earlier prediction."""
-        self.records = {}
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:
-        """Answer a batch of rows that may have no gold answer."""
-        name = self._data.eval_sets[dataloader_idx]
-        records = self._answer(batch, name)
-        self.records.setdefault(name, []).extend(records)
-        return records
-
-    def generate(self, batch: dict[str, Any], max_new_tokens: int, **decoding: Any) -> list[Generation]:
-        """Continuations of the prompts ``batch['prompt_ids']``, (B, T), padded on the left.
-
-        Args:
-            batch: as the data module's loaders give it.
-            max_new_tokens: the most tokens to add.
-            decoding: beams, or temperature and seeds, see :func:`adapters_pl.generation.generate`; else greedy.
-        """
-        return generate(
-            self.model,
-            self.tokenizer,
-            batch["prompt_ids"],
-            batch["prompt_mask"],
-            max_new_tokens=max_new_tokens,
-            **decoding,
-        )
-
-    @property
-    def _data(self) -> ReasoningDataModule:
-        return self.trainer.datamodule  # type: ignore[attr-defined]
-
-    def _answer(self, batch: dict[str, Any], name: str) -> list[dict[str, Any]]:
-        """One record for each row of ``batch``: what was written, the answer in it, and whether it is right."""
-        data, rows = self._data, batch["row_ids"].tolist()
-        if not data.protocol.generates:
-            pad_id = self.tokenizer.pad_token_id
-            assert isinstance(pad_id, int)
-            return data.judge(name, rows, score(self, data.choices(name, rows), pad_id, self.device))
-        if data.temperature:
-            samples = [
-                self.generate(
-                    batch,
-                    data.new_tokens(name),
-                    temperature=data.temperature,
-                    seeds=data.sampling_seeds(name, rows, sample),
-                )
-                for sample in range(data.samples)
-            ]
-            return data.judge(name, rows, list(zip(*samples, strict=True)))
-        beams = {"beams": data.protocol.beams} if data.protocol.beams > 1 else {}
-        return data.judge(name, rows, self.generate(batch, data.new_tokens(name), **beams))
-
     # ---- optimizer
 
     def configure_optimizers(self) -> Any:
@@ -489,20 +390,6 @@ class CausalLMModule(LightningModule):
                 f"This checkpoint's adapter differs from the configured one: it holds {trained}, "
                 f"this run has {mine}. Leave --adapter out to rebuild the checkpoint's own."
             )
-
-
-class LinearWarmup:
-    """The factor on the learning rate: up to 1 in ``warmup`` steps, then linearly down to 0 at ``total``."""
-
-    def __init__(self, warmup: int, total: int) -> None:
-        self.warmup = warmup
-        self.total = total
-
-    def __call__(self, step: int) -> float:
-        """The factor at ``step``; the first step of a warm-up already moves."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        return max(0.0, (self.total - step) / max(1, self.total - self.warmup))
 
 
 def _names(adapters: Sequence[dict[str, Any]]) -> list[str]:
