@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from adapters_pl import sharded_checkpoint
 from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
@@ -136,7 +137,7 @@ class SavedAdapters:
             for adapter in self.adapters
             for name, parameter in adapter.adapter_state(model).items()
         }
-        if self.where.is_dir():
+        if (self.where / CONFIG_NAME).is_file():
             # What goes with the parameters need not be in a directory of PEFT's, which makes it again.
             expected = {k: v for k, v in expected.items() if isinstance(v[1], nn.Parameter) or k in self.tensors}
         for key, (_, parameter) in expected.items():
@@ -202,7 +203,8 @@ def read_adapter(path: str | Path, base: PretrainedConfig, name: str = "default"
         UserError: nothing readable lies there, or the method is unknown.
     """
     source = find_adapter(path)
-    return _read_directory(source, base, name) if source.is_dir() else _read_checkpoint(source, name)
+    directory = (source / CONFIG_NAME).is_file()
+    return _read_directory(source, base, name) if directory else _read_checkpoint(source, name)
 
 
 def find_adapter(path: str | Path) -> Path:
@@ -214,7 +216,7 @@ def find_adapter(path: str | Path) -> Path:
     source = Path(path).expanduser()
     if (source / "checkpoints").is_dir():
         source = source / "checkpoints" / "last.ckpt"
-    if source.is_file() or (source / CONFIG_NAME).is_file():
+    if source.is_file() or (source / CONFIG_NAME).is_file() or sharded_checkpoint.is_sharded(source):
         return source
     if source.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise UserError(f"{path}: no adapter here: neither {CONFIG_NAME} nor a checkpoint.")
@@ -228,7 +230,7 @@ def find_adapter(path: str | Path) -> Path:
 def base_of(path: str | Path) -> tuple[str | None, str | None]:
     """The base that a saved adapter names, and its revision."""
     source = find_adapter(path)
-    if source.is_dir():
+    if (source / CONFIG_NAME).is_file():
         config = _read_config(source)
         return config.get("base_model_name_or_path"), config.get("revision")
     ours, _ = read_checkpoint(source)
@@ -333,8 +335,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         UserError: it cannot be read, or it is not one of ours.
     """
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if sharded_checkpoint.is_sharded(path):
+            stored = sharded_checkpoint.load(path)
+        else:
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         return stored["adapters_pl"], stored["state_dict"]
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {_unread(error)}") from error
 

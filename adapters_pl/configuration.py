@@ -15,6 +15,7 @@ from adapters_pl.checkpoint import SavedAdapters, base_of, read_adapter, read_ch
 from adapters_pl.cli import values_of
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.runs import DEFAULT_ROOT, Run
+from adapters_pl.sharded_checkpoint import is_sharded
 
 CONFIG = ("--config", "-c")
 
@@ -64,9 +65,9 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     if named in ("last", "best"):
         return Run.latest(root).checkpoint(named)
     path = Path(named).expanduser()
-    if path.is_dir():
+    if path.is_dir() and not is_sharded(path):
         return Run(path).checkpoint("last")
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"--ckpt_path {named}: no such checkpoint.")
     return path
 

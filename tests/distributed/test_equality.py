@@ -1,0 +1,123 @@
+"""DDP and FSDP2 end where one process ends, for every adapter method."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from adapters_pl import CausalLMModule, UserError, load_adapter
+from adapters_pl.checkpoint import read_checkpoint
+from adapters_pl.data.sampler import StepSampler
+from tests.distributed.test_ddp import ENVIRONMENT, _free_port
+
+ROOT = Path(__file__).resolve().parents[2]
+METHODS = ["lora", "lora-dora", "lora-pissa", "series", "parallel", "ia3", "prefix", "prompt", "ptuning", "peft-loha"]
+
+
+def launch(processes, **settings):
+    """Run ``equality.py`` on so many processes, launched as torchrun does."""
+    common = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "MASTER_ADDR": "127.0.0.1"}
+    common |= {"MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    started = []
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "equality"}
+        words = [sys.executable, ROOT / "tests/distributed/equality.py", json.dumps({**settings, "devices": processes})]
+        environment = {**common, **(own if processes > 1 else {})}
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(words, env=environment, cwd=ROOT, **pipes))
+    outputs = [process.communicate(timeout=400)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * processes, outputs[0][-3000:]
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """Twenty-one rows, a third of them with a response thirteen times as long as the others'."""
+    rows = [
+        {
+            "instruction": f"What is {a} plus {a}?",
+            "output": "well, " * (14 * (a % 3 == 0)) + f"it is {2 * a}.",
+            "answer": str(2 * a),
+        }
+        for a in range(21)
+    ]
+    path = tmp_path_factory.mktemp("rows") / "uneven.json"
+    path.write_text(json.dumps(rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, make_base, rows):
+    """What one process makes of every method."""
+    folder = tmp_path_factory.mktemp("one")
+    launch(1, folder=str(folder), base=str(make_base()), rows=str(rows), strategy="one", methods=METHODS)
+    return folder
+
+
+def test_the_processes_of_a_step_hold_label_counts_that_differ_threefold(make_base, rows):
+    tokenizer = AutoTokenizer.from_pretrained(make_base())
+    outputs = [row["output"] for row in json.loads(rows.read_text())]
+    counts = [len(ids) + 1 for ids in tokenizer(outputs, add_special_tokens=False)["input_ids"]]
+    ratios = []
+    for epoch in range(7):
+        totals = []
+        for rank in range(2):
+            sampler = StepSampler(counts, 2, rank, 2, 2, seed=42)
+            sampler.set_epoch(epoch)
+            batches = [0 if batch.empty else sum(counts[row] for row in batch) for batch in sampler]
+            totals.append([sum(batches[i : i + 2]) for i in range(0, len(batches), 2)])
+        ratios += [max(pair) / max(1, min(pair)) for pair in zip(*totals, strict=True)]
+    assert sum(ratio >= 3 for ratio in ratios[:20]) >= 5
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_end_where_one_ends(tmp_path, make_base, rows, one, strategy):
+    launch(2, folder=str(tmp_path), base=str(make_base()), rows=str(rows), strategy=strategy, methods=METHODS)
+    for method in METHODS:
+        first = torch.load(one / method / "first.pt", weights_only=True)
+        alone = torch.load(one / method / "last.ckpt", weights_only=True)
+        two = torch.load(tmp_path / method / "last.ckpt", weights_only=True)
+        assert alone["global_step"] == two["global_step"] == 20
+        assert alone["state_dict"].keys() == two["state_dict"].keys() == first.keys()
+        start, moved = (
+            torch.cat([value.flatten() for value in values])
+            for values in (first.values(), [alone["state_dict"][name] - first[name] for name in first])
+        )
+        assert moved.norm() >= 0.01 * start.norm(), method
+        for name, value in alone["state_dict"].items():
+            torch.testing.assert_close(two["state_dict"][name], value, atol=1e-6, rtol=0, msg=f"{method} {name}")
+        # One process goes on from it: the optimizer's state has the same order and the same values.
+        momenta = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (alone, two)]
+        assert momenta[0].keys() == momenta[1].keys()
+        for key, state in momenta[0].items():
+            torch.testing.assert_close(
+                momenta[1][key]["momentum_buffer"], state["momentum_buffer"], atol=1e-5, rtol=0, msg=f"{method} {key}"
+            )
+
+
+def test_a_sharded_checkpoint_loads_on_one_process(tmp_path, make_base, rows, one):
+    methods = ["lora", "prefix"]
+    settings = {"base": str(make_base()), "rows": str(rows), "strategy": "fsdp-sharded", "checkpointing": True}
+    launch(2, folder=str(tmp_path), methods=methods, **settings)
+    ids = torch.arange(3, 40)[None]
+    for method in methods:
+        sharded = tmp_path / method / "last.ckpt"
+        assert len(list(sharded.glob("part-*.pt"))) == 2
+        logits = []
+        for path in (sharded, one / method / "last.ckpt"):
+            model = CausalLMModule(str(make_base())).build_base()
+            plain = model(input_ids=ids).logits
+            load_adapter(model, path)
+            logits.append(model(input_ids=ids).logits)
+            assert (logits[-1] - plain).abs().max() > 0.01
+        torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
+    read_checkpoint(sharded)
+    os.remove(sharded / "part-1.pt")
+    with pytest.raises(UserError, match="not whole"):
+        read_checkpoint(sharded)
