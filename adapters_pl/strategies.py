@@ -188,6 +188,14 @@ def strategy_named(name: str | Strategy) -> str | Strategy:
     return make() if make else name
 
 
+def lost_process(error: BaseException) -> bool:
+    """Whether ``error`` says that another process of the job has ended, or has not answered within the timeout."""
+    if isinstance(error, (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)):
+        return True
+    # Gloo's connections end in plain errors.
+    return isinstance(error, RuntimeError) and "/gloo/" in str(error)
+
+
 def as_forward(model: nn.Module, function: Callable[[], T]) -> T:
     """``function()``, run as the forward pass of ``model``.
 
