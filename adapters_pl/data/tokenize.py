@@ -231,33 +231,68 @@ class TrainingRows(Dataset[dict[str, Any]]):
 
 
 class Collate:
-    """Pad rows into a batch.
+    """Make rows into a batch.
 
     ``input_ids``, ``attention_mask`` and ``labels`` are (B, T) padded on the right, ``prompt_ids`` and
     ``prompt_mask`` are (B, P) padded on the left, as generation needs them; ``row_ids`` is (B,).
+
+    Packed, the rows lie end to end in as few sequences of at most ``pack_to`` tokens as they fit into: the first
+    three are (S, T) with S <= B, and so are ``position_ids``, which begin at 0 with every row, and ``segment_ids``,
+    which number a sequence's rows from 0. The padding behind them is a segment of its own.
+
+    Args:
+        pad_id: fills what is left; told by the mask alone.
+        pack_to: tokens of a packed sequence; one row a sequence if not given.
     """
 
-    def __init__(self, pad_id: int) -> None:
+    def __init__(self, pad_id: int, pack_to: int | None = None) -> None:
         self.pad_id = pad_id
+        self.pack_to = pack_to
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Make one batch."""
         rows: list[TokenRow] = [item["row"] for item in items]
-        width = max(row.length for row in rows)
-        ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)
-        mask = torch.zeros_like(ids)
+        lengths = [row.length for row in rows]
+        sequences = _first_fit(lengths, self.pack_to) if self.pack_to else [[i] for i in range(len(rows))]
+        width = max(sum(lengths[i] for i in sequence) for sequence in sequences)
+        ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
+        mask, positions, segments = torch.zeros_like(ids), torch.zeros_like(ids), torch.zeros_like(ids)
         labels = torch.full_like(ids, IGNORE)
-        for i, (row, item) in enumerate(zip(rows, items, strict=True)):
-            ids[i, : row.length] = torch.tensor([*row.prompt, *row.response])
-            mask[i, : row.length] = 1
-            labels[i, : row.length] = torch.tensor(item["labels"])
+        for place, sequence in enumerate(sequences):
+            end = 0
+            for segment, i in enumerate(sequence):
+                begin, end = end, end + lengths[i]
+                ids[place, begin:end] = torch.tensor([*rows[i].prompt, *rows[i].response])
+                mask[place, begin:end] = 1
+                labels[place, begin:end] = torch.tensor(items[i]["labels"])
+                positions[place, begin:end] = torch.arange(lengths[i])
+                segments[place, begin:end] = segment
+            positions[place, end:] = torch.arange(width - end)
+            segments[place, end:] = len(sequence)
         prompt_ids, prompt_mask = left_pad([row.prompt for row in rows], self.pad_id)
+        packed = {"position_ids": positions, "segment_ids": segments} if self.pack_to else {}
         return {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,
+            **packed,
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
             "row_ids": torch.tensor([row.row for row in rows]),
             "loss_tokens": items[0].get("loss_tokens", int((labels != IGNORE).sum())),
         }
+
+
+def _first_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Which rows share a sequence of at most ``size`` tokens: the longest first, each where it first fits."""
+    sequences: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((p for p, left in enumerate(room) if lengths[i] <= left), None)
+        if place is None:
+            place = len(room)
+            sequences.append([])
+            room.append(max(size, lengths[i]))
+        sequences[place].append(i)
+        room[place] -= lengths[i]
+    return sequences
