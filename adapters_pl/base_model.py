@@ -24,6 +24,7 @@ from transformers import (
 
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.placement import SLOT, linear_sizes
+from adapters_pl.quantisation import Quantization, compute_dtype, loading_arguments, prepare
 from adapters_pl.quickstart import BASE as QUICKSTART_BASE
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -136,6 +137,8 @@ def load_base(
     trust_remote_code: bool = False,
     random_init: bool = False,
     seed: int = 0,
+    quantization: Quantization | None = None,
+    device: torch.device | None = None,
 ) -> PreTrainedModel:
     """Load ``base`` frozen and in evaluation mode.
 
@@ -147,9 +150,19 @@ def load_base(
         trust_remote_code: run code that comes with the model. Off unless asked.
         random_init: only the architecture, with random weights: a control, not a base.
         seed: the seed of the random weights.
+        quantization: hold the linear layers in ``8bit`` or ``4bit``, see :mod:`adapters_pl.quantisation`. A base that
+            is stored in one of them is loaded so unasked.
+        device: where a quantised base is made, the CPU if not given; a plain one is loaded on the CPU.
+
+    Raises:
+        UserError: the base cannot be read, or it cannot be quantised so.
     """
     config = load_config(base, revision, trust_remote_code)
+    if random_init and quantization:
+        raise UserError("random_init has no weights that could be quantised; leave out --model.quantization.")
     torch_dtype: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    device = device or torch.device("cpu")
+    quantised = {} if random_init else loading_arguments(base, config, quantization, device)
     extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     try:
         if random_init:
@@ -167,10 +180,13 @@ def load_base(
                 revision=revision,
                 dtype=torch_dtype,
                 trust_remote_code=trust_remote_code,
+                **quantised,
                 **extra,
             )
     except (OSError, ValueError) as error:
         raise _unreachable(base, "weights", error) from error
+    if quantised:
+        prepare(model, compute_dtype(dtype, device))
     model.requires_grad_(False)
     return model.eval()
 
@@ -195,10 +211,15 @@ def grow_embeddings(model: PreTrainedModel, rows: int) -> None:
     model.requires_grad_(False)
 
 
-def meta_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model's structure on the meta device: all shapes, no weights, and no memory."""
+def meta_model(
+    config: PretrainedConfig, trust_remote_code: bool = False, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """The model's structure on the meta device, frozen: all shapes, no weights, and no memory."""
+    extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **extra)
+    model.requires_grad_(False)
+    return model.eval()
 
 
 def context_length(config: PretrainedConfig) -> int | None:

@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import torch
 from huggingface_hub import HfApi
@@ -17,10 +17,11 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl.base_model import add_tokens, load_base, load_config, load_tokenizer, meta_model
-from adapters_pl.checkpoint import base_of, read_adapter, save_adapter
+from adapters_pl.checkpoint import base_of, find_adapter, read_adapter, read_checkpoint, save_adapter
 from adapters_pl.cli import DONE
 from adapters_pl.configuration import find_checkpoint
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.quantisation import Quantization, dequantise_model, quantisation_of, short_name
 
 
 def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
@@ -33,6 +34,11 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     parser.add_argument("--merge", action="store_true", help="write the whole model with the adapter folded in")
     parser.add_argument("--base", help="another place of the base than the one the adapter names")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument(
+        "--quantization",
+        choices=("8bit", "4bit", "none"),
+        help="the base's in training, into whose weights the adapter is folded (what the checkpoint says, or none)",
+    )
     parser.add_argument("--push", metavar="REPO", help="upload to this hub repository; HF_TOKEN is the key")
     parser.add_argument("--trainer.default_root_dir", dest="root", metavar="DIR", help="where the runs are (runs)")
     options = parser.parse_args(arguments)
@@ -46,7 +52,7 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     if options.base:
         revision = None
     if options.merge:
-        out = export_merged(source, options.out, base, revision, options.dtype)
+        out = export_merged(source, options.out, base, revision, options.dtype, options.quantization)
     else:
         out = export_adapter(source, options.out, base, revision)
     print(f"{source} -> {out}")
@@ -76,18 +82,39 @@ def export_adapter(source: str | Path, out: str | Path, base: str, revision: str
 
 
 def export_merged(
-    source: str | Path, out: str | Path, base: str, revision: str | None = None, dtype: str = "auto"
+    source: str | Path,
+    out: str | Path,
+    base: str,
+    revision: str | None = None,
+    dtype: str = "auto",
+    quantization: Quantization | Literal["none"] | None = None,
 ) -> Path:
     """Write the base with the adapters at ``source`` folded into its weights, and its tokenizer.
 
-    Merging is done in float32 and rounded once, to the dtype in which the base is stored.
+    Merging is done in float32 and rounded once, to the dtype in which the base is stored. What was trained on a
+    quantised base is folded into the weights that the quantised ones stand for, and a line says so: a plain model
+    comes out that computes what the run computed.
+
+    Args:
+        source: an adapter directory, or a checkpoint of ours.
+        out: the directory to write.
+        base: the base's name.
+        revision: branch, tag or commit on the hub.
+        dtype: of the model that is written.
+        quantization: what the base was quantised to in training; what a checkpoint says if not given, and ``none``
+            for a directory, which does not say.
 
     Raises:
         UserError: a method has no weight change that equals it, or a merged weight is not finite.
     """
     config = load_config(base, revision)
     saved = read_adapter(source, config)
-    model: PreTrainedModel = load_base(base, revision, "float32")
+    trained_on = (quantization or _quantisation_in(source)) if quantization != "none" else None
+    model: PreTrainedModel = load_base(base, revision, "float32", quantization=trained_on)
+    stored: Any = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    if dequantise_model(model, torch.float32):
+        kind = trained_on or quantisation_of(config)
+        print(f"The base, quantised to {kind}, is written dequantised, in {short_name(stored)}.")
     saved.put_into(model)
     for adapter in saved.adapters:
         try:
@@ -95,7 +122,6 @@ def export_merged(
         except UserError as error:
             raise UserError(f"{error} Leave out --merge to export the adapter's directory.") from error
         adapter.detach_from(model)
-    stored: Any = config.dtype or torch.float32 if dtype == "auto" else getattr(torch, dtype)
     model.to(stored)
     tokenizer = add_tokens(load_tokenizer(base, revision), saved.add_tokens)
 
@@ -104,6 +130,12 @@ def export_merged(
         tokenizer.save_pretrained(folder)
 
     return _whole(out, write)
+
+
+def _quantisation_in(source: str | Path) -> Quantization | None:
+    """What a checkpoint says that its base was quantised to."""
+    found = find_adapter(source)
+    return None if found.is_dir() else read_checkpoint(found)[0]["base"].get("quantization")
 
 
 def push(folder: Path, repository: str) -> str:

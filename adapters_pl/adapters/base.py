@@ -15,6 +15,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -26,6 +27,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from adapters_pl.architectures import Architecture, architecture_of
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, matches
+from adapters_pl.quantisation import dequantise, is_quantised, mend, plain_weight, say_dequantised
 
 if TYPE_CHECKING:
     from adapters_pl.module import CausalLMModule
@@ -161,13 +163,20 @@ class ModuleCopy(AdapterLayer):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.copy = copy.deepcopy(module).float().requires_grad_(True)
+        self.copy = copy.deepcopy(module)
         if slot := self.copy._modules.pop(SLOT, None):
             slot.remove_hooks()  # type: ignore[operator]
+        for inner in self.copy.modules():
+            if is_quantised(inner):
+                dequantise(inner, torch.float32)
+        self.copy.float().requires_grad_(True)
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
         """Take the base's values."""
         values = base.state_dict()
+        for path, inner in base.named_modules():
+            if is_quantised(inner):
+                values[f"{path}.weight" if path else "weight"] = plain_weight(inner)
         for name, value in self.copy.state_dict().items():
             value.copy_(values[name])
 
@@ -348,6 +357,7 @@ class Adapter(Callback, ABC):
         """
         if adapter_layers(model, self.name):
             return False
+        mend(model)
         try:
             self.inject(model, architecture_of(model))
             self._copy_modules(model)
@@ -412,7 +422,7 @@ class Adapter(Callback, ABC):
     def describe(self, model: PreTrainedModel) -> str:
         """One line: where the adapter sits, how many parameters it has, and their share of the model."""
         own = sum(p.numel() for p in self.adapter_parameters(model).values())
-        total = sum(p.numel() for p in model.parameters())
+        total = model.num_parameters()  # counts what is packed in four bits as what it stands for
         return (
             f"{type(self).__name__} '{self.name}': {self.extent(model)}, "
             f"{own:,} trainable parameters, {100 * own / total:.3g}% of {total:,}"
@@ -438,53 +448,62 @@ class Adapter(Callback, ABC):
                 layer.enabled = enabled
 
     @torch.no_grad()
-    def merge(self, model: nn.Module) -> Callable[[], None]:
+    def merge(self, model: PreTrainedModel) -> Callable[[], None]:
         """Fold the adapter into the base's weights and switch it off; returns the exact undo.
 
-        Merging a merged adapter does nothing, and neither does its undo.
+        Merging a merged adapter does nothing, and neither does its undo. A quantised weight has no room for the
+        change: it becomes a plain one in the dtype of the model, and a line says so.
 
         Raises:
             UserError: the method has no weight change that equals it, or the merged weight is not finite.
         """
-        kept: list[tuple[AdapterLayer, nn.Parameter, Tensor]] = []
+        undone: list[Callable[[], Any]] = []
+        dequantised = 0
 
         def undo() -> None:
-            while kept:
-                layer, weight, original = kept.pop()
-                weight.data.copy_(original)
-                layer.enabled = True
-
-        def change(layer: AdapterLayer, weight: nn.Parameter, delta: Tensor) -> None:
-            kept.append((layer, weight, weight.detach().clone()))
-            weight.data.add_(delta.to(weight.dtype))
+            while undone:
+                undone.pop()()
 
         for path, layer in adapter_layers(model, self.name).items():
             if not layer.enabled:
                 continue
             base = model.get_submodule(site_of(path))
-            delta, bias_delta = layer.delta(base), layer.bias_delta(base)
-            if delta is None and bias_delta is None:
+            if quantised := is_quantised(base):
+                undone.append(dequantise(base, model.dtype))  # whose undo knows nothing of what is added below
+                dequantised += 1
+            changes = {"weight": layer.delta(base), "bias": layer.bias_delta(base)}
+            if changes["weight"] is None and changes["bias"] is None:
                 undo()
                 raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
-            if bias_delta is not None and getattr(base, "bias", None) is None:
+            if changes["bias"] is not None and getattr(base, "bias", None) is None:
                 undo()
                 raise UserError(f"{path} shifts what its module returns, which has no bias to merge the shift into.")
-            weight: nn.Parameter = base.weight  # type: ignore[assignment]
-            sharing = [other for other, module in model.named_modules() if getattr(module, "weight", None) is weight]
+            sharing = [
+                other for other, module in model.named_modules() if getattr(module, "weight", None) is base.weight
+            ]
             if len(sharing) > 1:
                 undo()
                 raise UserError(
                     f"{' and '.join(sharing)} share one weight; what was trained in one has no place in it."
                 )
-            if delta is not None:
-                change(layer, weight, delta)
-            if bias_delta is not None:
-                change(layer, base.bias, bias_delta)  # type: ignore[arg-type]
+            for name, change in changes.items():
+                if change is not None:
+                    parameter = base.get_parameter(name)
+                    if not quantised:
+                        undone.append(partial(_give_back, parameter, parameter.detach().clone()))
+                    parameter.data.add_(change.to(parameter.dtype))
             layer.enabled = False
+            undone.append(partial(setattr, layer, "enabled", True))
             if not all(torch.isfinite(changed).all() for changed in base.parameters(recurse=False)):
                 undo()
                 raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
+        if dequantised:
+            say_dequantised(dequantised, model.dtype)
         return undo
+
+
+def _give_back(parameter: nn.Parameter, values: Tensor) -> None:
+    parameter.data.copy_(values)
 
 
 def describe_adapter(adapter: Adapter) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from adapters_pl.adapters.lora_files import by_pattern, matrix
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError
 from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, linear_sizes, matches, resolve
+from adapters_pl.quantisation import is_quantised
 
 Init = Literal["kaiming", "gaussian", "pissa", "olora"]
 Bias = Literal["none", "all", "lora_only"]
@@ -388,10 +389,12 @@ class LoRA(Adapter):
             raise UserError(
                 f"LoRA: rank {rank} is too large for init {self.init} in {site.path}: choose at most {most}."
             )
-        weight = model.get_submodule(site.path).weight
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.numel() != small * large:
+        module = model.get_submodule(site.path)
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        if not (is_quantised(module) or (weight.is_floating_point() and weight.numel() == small * large)):
             raise UserError(
-                f"LoRA: init {self.init} decomposes weights, but that of {site.path} is quantised; use kaiming."
+                f"LoRA: init {self.init} decomposes weights, but that of {site.path} is quantised in a way that is "
+                "not known; use kaiming."
             )
         if weight.is_meta and self.rules is not None:
             raise UserError(f"LoRA: this directory needs the base's weights, for its init_lora_weights={self.init!r}.")

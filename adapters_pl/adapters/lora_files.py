@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.errors import UserError
 from adapters_pl.placement import linear_modules, matches
+from adapters_pl.quantisation import dequantised, is_quantised
 
 PREFIX = "base_model.model."
 Number = TypeVar("Number", int, float)
@@ -73,6 +74,8 @@ def by_pattern(patterns: dict[str, Number] | None, path: str, otherwise: Number)
 
 def matrix(base: nn.Module) -> Tensor:
     """The weight of a linear layer as (out_features, in_features), float32."""
+    if is_quantised(base):
+        return dequantised(base)
     weight: Tensor = base.weight  # type: ignore[assignment]
     return (weight.T if isinstance(base, Conv1D) else weight).detach().float()
 

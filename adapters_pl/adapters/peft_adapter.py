@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,11 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
+from adapters_pl.adapters.peft_quantised import fold, refuse_unknown
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.placement import Layers, Names, Placement, Site, resolve
+from adapters_pl.quantisation import is_quantised, say_dequantised
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -189,6 +192,7 @@ class PEFTAdapter(Adapter):
         peft = import_peft()
         if any(isinstance(layer, PEFTLayers) for layer in adapter_layers(model).values()):
             raise UserError("PEFTAdapter: this model holds an adapter of peft's already, and there can be one.")
+        refuse_unknown(self.kind, self.config, model)
         config = self._injected_config(model, arch)
         before = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
         meta = next(model.parameters()).is_meta
@@ -279,40 +283,46 @@ class PEFTAdapter(Adapter):
         return f"{self.kind} in {len(layers.tuned())} modules"
 
     @torch.no_grad()
-    def merge(self, model: nn.Module) -> Callable[[], None]:
+    def merge(self, model: PreTrainedModel) -> Callable[[], None]:
         """Let peft fold its layers into the base's weights; returns the exact undo.
+
+        A quantised base is dequantised where the layers are, and a line says so.
 
         Raises:
             UserError: the method cannot be merged, or the merged weights are not finite.
         """
         layers = self._in(model)
-        merged: list[Any] = []
-        kept: list[tuple[nn.Parameter, Tensor]] = []
+        undone: list[Callable[[], Any]] = []
 
         def undo() -> None:
-            while merged:
-                layer = merged.pop()
-                if layer.merged_adapters:
-                    layer.unmerge()
-            while kept:
-                parameter, original = kept.pop()
-                parameter.data = original
+            while undone:
+                undone.pop()()
 
         if self.modules_to_save:
             raise UserError("PEFTAdapter with modules_to_save cannot be merged into the base; keep it as an adapter.")
-        for path, layer in layers.tuned().items() if layers and layers.enabled else ():
+        tuned = layers.tuned() if layers and layers.enabled else {}
+        quantised = sum(is_quantised(layer.get_base_layer()) for layer in tuned.values())
+        for path, layer in tuned.items():
             if layer.merged_adapters:
                 continue
-            kept += [(parameter, parameter.data.clone()) for parameter in layer.get_base_layer().parameters()]
-            merged.append(layer)
+            inner = layer.get_base_layer()
             try:
-                layer.merge(adapter_names=[INNER])
-            except (ValueError, TypeError, NotImplementedError, AttributeError) as error:
+                if quantised:
+                    undone.append(fold(layer, model.dtype))
+                else:
+                    undone += [partial(setattr, p, "data", p.data.clone()) for p in inner.parameters()]
+                    undone.append(partial(_unmerge, layer))
+                    layer.merge(adapter_names=[INNER])
+            except (UserError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
                 undo()
                 raise UserError(f"{self.kind} cannot be merged into the base; keep it as an adapter.") from error
-            if not all(torch.isfinite(p).all() for p in layer.get_base_layer().parameters()):
+            if not all(torch.isfinite(p).all() for p in inner.parameters()):
                 undo()
                 raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
+        if layers and quantised:
+            layers.enabled = False
+            undone.append(partial(setattr, layers, "enabled", True))
+            say_dequantised(quantised, model.dtype)
         return undo
 
     # ---- directories
@@ -405,6 +415,12 @@ class PEFTAdapter(Adapter):
         if (tuner := self._adalora()) and trainer.global_step > self._allocated:
             self._allocated = trainer.global_step
             tuner.update_and_allocate(trainer.global_step)
+
+
+def _unmerge(layer: Any) -> None:
+    """Take a layer's adapter out of the weights again, unless that was done by someone else."""
+    if layer.merged_adapters:
+        layer.unmerge()
 
 
 def _unwrap(model: nn.Module) -> None:
