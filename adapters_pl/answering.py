@@ -17,6 +17,7 @@ from adapters_pl.adapters.base import Adapter, describe_adapter
 from adapters_pl.generation import Generation, generate
 from adapters_pl.metrics import AnswerAccuracy
 from adapters_pl.scoring import score
+from adapters_pl.strategies import as_forward
 
 if TYPE_CHECKING:
     from adapters_pl.data.base import ReasoningDataModule
@@ -152,6 +153,11 @@ class AnsweringModule(LightningModule):
         )
 
     @property
+    def computes_on(self) -> torch.device:
+        """Where the model computes; offloaded parameters lie elsewhere."""
+        return self._trainer.strategy.root_device if self._trainer is not None else self.model.device
+
+    @property
     def _data(self) -> ReasoningDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
@@ -161,7 +167,10 @@ class AnsweringModule(LightningModule):
         if not data.protocol.generates:
             pad_id = self.tokenizer.pad_token_id
             assert isinstance(pad_id, int)
-            return data.judge(name, rows, score(self, data.choices(name, rows), pad_id, self.device))
+            choices = data.choices(name, rows)
+            return data.judge(
+                name, rows, as_forward(self.model, lambda: score(self, choices, pad_id, self.computes_on))
+            )
         if data.temperature:
             samples = [
                 self.generate(

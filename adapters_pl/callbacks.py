@@ -1,12 +1,8 @@
-"""The callbacks that the command line adds: the run's records, a kind interrupt, and the progress bar."""
+"""The callbacks that the command line adds: checkpoints, the run's records, and the progress bar."""
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -17,24 +13,26 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl import report
 from adapters_pl.checkpoint import save_adapter
+from adapters_pl.guards import Guards
+from adapters_pl.last_checkpoint import LastCheckpoint
 from adapters_pl.module import CausalLMModule
 from adapters_pl.partial import PartialAnswers
+from adapters_pl.resume import Resume
 from adapters_pl.runs import Run, environment, repeating
+from adapters_pl.strategies import FullyShardedStrategy, gathered
 
-#: Optimizer steps between two writes of ``last.ckpt`` (and one at the end of every epoch).
+#: Optimizer steps between two writes of ``last.ckpt`` (and one after every epoch).
 CHECKPOINT_EVERY = 200
 
 
 def checkpoint_callbacks(run: Run, monitor: str, validates: bool) -> list[Callback]:
-    """``last.ckpt``, every so many steps and at the end of an epoch, and ``best.ckpt`` by ``monitor``."""
-    common: dict[str, Any] = {"dirpath": run.checkpoints, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        ModelCheckpoint(filename="last", every_n_train_steps=CHECKPOINT_EVERY, **common),
-        ModelCheckpoint(filename="last", save_on_train_epoch_end=True, **common),
-    ]
+    """What keeps a training run from being lost: resuming, guards, ``last.ckpt``, and ``best.ckpt`` by ``monitor``."""
+    guards = Guards(run)
+    callbacks: list[Callback] = [Resume(), guards, LastCheckpoint(run, guards, CHECKPOINT_EVERY)]
     if validates:
         mode = "max" if monitor == "val_accuracy" else "min"
-        callbacks.append(ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **common))
+        best = {"dirpath": run.checkpoints, "filename": "best", "enable_version_counter": False}
+        callbacks.append(ModelCheckpoint(**best, monitor=monitor, mode=mode))  # type: ignore[arg-type]
     return callbacks
 
 
@@ -55,6 +53,10 @@ class RunRecorder(Callback):
         self._taken: dict[str, int] = {}
         self._recorded = False
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """All processes write into rank 0's run."""
+        self.run.agree(trainer.strategy.broadcast)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on this is the run that ``test`` takes."""
         if trainer.is_global_zero:
@@ -73,14 +75,15 @@ class RunRecorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapters as directories that other tools read, with the same weights as ``last.ckpt``."""
         assert isinstance(pl_module, CausalLMModule)
-        if trainer.is_global_zero:
-            portable = [adapter for adapter in pl_module.adapters.values() if adapter.peft_type]
-            for adapter in portable:
+        portable = [adapter for adapter in pl_module.adapters.values() if adapter.peft_type]
+        with gathered(pl_module, pl_module.adapter_parameters()):
+            for adapter in portable if trainer.is_global_zero else []:
                 folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")
                 tokens = pl_module.add_tokens
                 print(f"adapter: {save_adapter(pl_module.model, adapter, folder, pl_module.base, tokens)}")
                 if tokens:
                     pl_module.tokenizer.save_pretrained(folder)
+        if trainer.is_global_zero:
             print(f"run: {self.run.path}  (test it with: adapters-pl test)")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -124,14 +127,15 @@ class RunRecorder(Callback):
         """Keep the batch's answers."""
         assert isinstance(pl_module, CausalLMModule)
         name = trainer.datamodule.eval_sets[dataloader_idx]  # type: ignore[attr-defined]
-        self._partial[name].append(pl_module.fresh)
+        if trainer.is_global_zero or not isinstance(trainer.strategy, FullyShardedStrategy):
+            self._partial[name].append(pl_module.fresh)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions and results, and end with the tables."""
         assert isinstance(pl_module, CausalLMModule)
-        data, spent = trainer.datamodule, _all_processes(pl_module.spent)  # type: ignore[attr-defined]
+        data, spent = trainer.datamodule, _all_processes(trainer, pl_module.spent)  # type: ignore[attr-defined]
         results = {}
-        for name, records in self._gathered(pl_module).items():
+        for name, records in self._gathered(trainer, pl_module).items():
             parts = [part[name] for part in spent if name in part]
             seconds, tokens = max((s for s, _ in parts), default=0.0), sum(t for _, t in parts)
             results[name] = {
@@ -164,15 +168,15 @@ class RunRecorder(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions."""
-        for name, records in self._gathered(pl_module).items():
+        for name, records in self._gathered(trainer, pl_module).items():
             if trainer.is_global_zero:
                 print(f"predictions: {self.run.write(f'predictions/{name}.jsonl', records)}")
 
     @staticmethod
-    def _gathered(pl_module: LightningModule) -> dict[str, list[dict[str, Any]]]:
+    def _gathered(trainer: Trainer, pl_module: LightningModule) -> dict[str, list[dict[str, Any]]]:
         """The records of all processes by set, each set in its file's order."""
         assert isinstance(pl_module, CausalLMModule)
-        parts = _all_processes(pl_module.records)
+        parts = _all_processes(trainer, pl_module.records)
         names = list(dict.fromkeys(name for part in parts for name in part))
         return {
             name: sorted((r for part in parts for r in part.get(name, [])), key=lambda record: record["row"])
@@ -180,73 +184,15 @@ class RunRecorder(Callback):
         }
 
 
-def _all_processes(mine: Any) -> list[Any]:
-    """What every process has, in the order of ranks."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def _all_processes(trainer: Trainer, mine: Any) -> list[Any]:
+    """What the processes have answered, in the order of ranks; those of a sharded model all answer everything."""
+    if isinstance(trainer.strategy, FullyShardedStrategy) or not (
+        torch.distributed.is_available() and torch.distributed.is_initialized()
+    ):
         return [mine]
     parts = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, mine)
     return parts
-
-
-class FinishStepOnInterrupt(Callback):
-    """The first Ctrl-C ends training after the running batch, with ``last.ckpt`` written; a second one at once.
-
-    Args:
-        path: where ``last.ckpt`` goes.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.asked = False
-        self._previous: Callable[[int, FrameType | None], Any] | int | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over the interrupt signal while batches run."""
-        try:
-            self._previous = signal.signal(signal.SIGINT, self._ask)
-        except ValueError:  # not the main thread, where signals do not arrive
-            self._previous = None
-
-    def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop here, where the parameters, the optimizer and the counters agree."""
-        if self.asked:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stop during a validation between two steps as well."""
-        if self.asked:
-            trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signal back."""
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Give the signal back."""
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
-            self._previous = None
 
 
 class Progress(RichProgressBar):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import inspect
 import re
+import traceback
 from importlib import import_module
+from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentError
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
-from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.errors import UserError, did_you_mean, first_line
 from adapters_pl.module import CausalLMModule
 
 _SECTIONS = (
@@ -60,6 +63,45 @@ def explain(error: ArgumentError, command: str) -> UserError:
     lines = [line.strip(" -") for line in text.splitlines() if line.strip() and "Parser key" not in line]
     where = f"{'.'.join(keys[:2])}: " if keys else ""
     return UserError(f"{where}{lines[0][:300] if lines else text[:300]}. See adapters-pl {command} --help.")
+
+
+#: What Lightning says of GPUs that are not there, and what is said here.
+_GPUS = (
+    (
+        r"No supported gpu backend|`CUDAAccelerator` can not run",
+        "there is no GPU here that torch can use: pass --trainer.accelerator cpu",
+    ),
+    (
+        r"You requested gpu: \[(.*)\]\s*But your machine only has: \[(.*)\]",
+        "GPUs {0} were asked for and only {1} is here (they count from 0): pass --trainer.devices auto",
+    ),
+    (
+        r"requested to find (\d+) devices but this machine only has (\d+)",
+        "{0} GPUs were asked for, and there are {1}: pass --trainer.devices {1}",
+    ),
+)
+
+
+def of_trainer(error: BaseException) -> UserError | None:
+    """What is wrong with ``--trainer.*``, if Lightning raised ``error`` while it built the trainer."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or "lightning" not in Path(frames[-1].filename).parts:
+        return None
+    for pattern, words in _GPUS:
+        if found := re.search(pattern, str(error)):
+            return UserError(f"{words.format(*found.groups())}.")
+    return UserError(f"trainer: {first_line(error)}")
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that there was too little memory, of a GPU or of the host."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    # The CPU's allocator raises what everything raises.
+    return isinstance(error, RuntimeError) and re.search(_TOO_LITTLE, str(error)) is not None
+
+
+_TOO_LITTLE = r"DefaultCPUAllocator|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"
 
 
 def _readable(expected: str) -> str:

@@ -18,15 +18,15 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, instantiate_class
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
 from adapters_pl.base_model import EMBEDDED, grow_embeddings, meta_model
-from adapters_pl.callbacks import FinishStepOnInterrupt, Progress, RunRecorder, checkpoint_callbacks
+from adapters_pl.callbacks import Progress, RunRecorder, checkpoint_callbacks
 from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
 from adapters_pl.configuration import (
     CONFIG,
@@ -40,8 +40,13 @@ from adapters_pl.configuration import (
 )
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.hardware import refuse_missing
+from adapters_pl.memory import MemoryModel, Setup
+from adapters_pl.memory_advice import Forecast
+from adapters_pl.metrics_file import MetricsFile
 from adapters_pl.module import CausalLMModule
 from adapters_pl.runs import DEFAULT_ROOT, Run
+from adapters_pl.strategies import lost_process, strategy_named
 
 _PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
 
@@ -81,7 +86,8 @@ class AdaptersCLI(LightningCLI):
     def __init__(self, arguments: list[str], recipe: str, checkpoint: Path | None) -> None:
         self.recipe = recipe
         self.checkpoint = checkpoint
-        self.run_is_new = False
+        #: What training needs, once it is known.
+        self.forecast: Forecast | None = None
         super().__init__(
             CausalLMModule,
             ReasoningDataModule,
@@ -144,23 +150,21 @@ class AdaptersCLI(LightningCLI):
         """The Trainer with the adapters, the run's records and checkpoints."""
         adapters = self.adapters()
         root = Path(self._get(self.config, "trainer").default_root_dir or DEFAULT_ROOT)
-        existing = Run.of_launcher() or (Run.of_checkpoint(self.checkpoint) if self.checkpoint else None)
-        self.run_is_new = existing is None
-        self.run = existing or Run.create(root, self.recipe)
+        existing = Run.of_checkpoint(self.checkpoint) if self.checkpoint else None
+        self.run = existing or Run.joined(root, self.recipe)
         config = self._run_config()
         self.model.recorded_config = config
         labels = [f"{type(adapter).__name__} '{adapter.name}'" for adapter in adapters]
         extra: list[Any] = [*adapters, RunRecorder(self.run, _yaml(config), ", ".join(labels) or None)]
         if self.subcommand == "fit":
             extra += checkpoint_callbacks(self.run, self.model.monitor, self.datamodule.val_size > 0)
-            extra.append(FinishStepOnInterrupt(self.run.checkpoints / "last.ckpt"))
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        trainer_config["strategy"] = strategy_named(trainer_config.get("strategy") or "auto")
         if trainer_config.get("enable_progress_bar") is not False:
             extra.append(Progress())
         if trainer_config.get("logger") in (None, True):
             if self.subcommand == "fit":
-                rank_zero_only(self.run.keep_metrics)()
-                trainer_config["logger"] = CSVLogger(self.run.path.parent, self.run.path.name, "")
+                trainer_config["logger"] = MetricsFile(self.run.path)
             else:
                 trainer_config["logger"] = False
         if self.subcommand != "fit":
@@ -197,17 +201,36 @@ class AdaptersCLI(LightningCLI):
         """Find what is wrong with base and adapters while nothing heavy is loaded; the data comes next."""
         if not self.adapters():
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
-        self._check_structure()
+        self._check_hardware()
+        skeleton = self._check_structure()
+        trainer, data = self._get(self.config, "trainer"), self._get(self.config, "data")
+        setup = Setup.of(self.model, trainer, data.init_args)
+        self.forecast = Forecast(MemoryModel(self.model, skeleton, self.adapters()), setup)
+        _foretell(self.forecast)
 
     def before_test(self) -> None:
         """As before training, where a saved adapter is given: it may be another base's."""
+        self._check_hardware()
         if self.model.initial is not None:
             self._check_structure()
 
     before_validate = before_predict = before_test
 
-    def _check_structure(self) -> None:
-        skeleton = meta_model(self.model.config, self.model.trust_remote_code)
+    def _check_hardware(self) -> None:
+        precision = self._get(self.config, "trainer").precision
+        refuse_missing(self.trainer, precision, self.model.attn_implementation)
+
+    def _check_structure(self) -> PreTrainedModel:
+        """The base on the meta device with the adapters in it, which shows whether they fit each other."""
+        attention = self.model.attn_implementation
+        try:
+            skeleton = meta_model(self.model.config, self.model.trust_remote_code, attention)
+        except (ImportError, ValueError) as error:
+            if attention is None:
+                raise
+            raise UserError(
+                f"--model.attn_implementation {attention}: {first_line(error)} Try sdpa or eager."
+            ) from error
         if self.model.add_tokens:
             grow_embeddings(skeleton, len(self.model.tokenizer))
         if self.model.initial is not None:
@@ -222,19 +245,30 @@ class AdaptersCLI(LightningCLI):
             raise UserError(f"{self.model.initial.where}: does not fit '{self.model.base}': {error}") from error
         if self.model.initial is not None:
             self.model.initial.fill(skeleton)
+        return skeleton
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Wait for :meth:`execute`: an error while running is handled where the run is known."""
 
     def execute(self) -> None:
-        """Run the command; processes that it launches find this run instead of making their own."""
-        with self.run.handed_on():
-            super()._run_subcommand(str(self.subcommand))
+        """Run the command."""
+        super()._run_subcommand(str(self.subcommand))
+
+    def ran_out(self, error: BaseException) -> str:
+        """What to do about an ``error`` that says there was too little memory."""
+        if self.forecast is not None:
+            advice = self.forecast.relief()
+        else:
+            rows = self.datamodule.eval_batch_size
+            advice = f"Lower --data.eval_batch_size (now {rows}), or hold the base in less: --model.quantization 4bit."
+        last = self.run.checkpoints / "last.ckpt"
+        kept = f" Go on from {last} with --ckpt_path last." if self.forecast and last.exists() else ""
+        return f"out of memory: {first_line(error)}\n{advice}{kept}"
 
     def discard_unused_run(self) -> None:
         """Remove the run's directory if this command made it and nothing worth keeping is in it."""
         kept = ("checkpoints/*", "predictions/*", "results.json", "crash.log")
-        if self.run_is_new and not any(True for pattern in kept for _ in self.run.path.glob(pattern)):
+        if self.run.made_here and not any(True for pattern in kept for _ in self.run.path.glob(pattern)):
             shutil.rmtree(self.run.path, ignore_errors=True)
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
@@ -301,11 +335,12 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     except ArgumentError as error:
         raise cli_errors.explain(error, command) from error
     except MisconfigurationException as error:
-        raise UserError(first_line(error)) from error
+        raise cli_errors.of_trainer(error) or UserError(first_line(error)) from error
     except UserError:
         raise
     except Exception as error:
-        if known := user_error_behind(error):  # jsonargparse wraps what a constructor raises
+        # jsonargparse wraps what a constructor raises.
+        if known := user_error_behind(error) or cli_errors.of_trainer(error):
             raise known from error
         return _crashed(error, Run(Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)), debug)
     except SystemExit as done:  # --help and --print_config end here
@@ -338,6 +373,12 @@ def _say(line: str) -> None:
     print(line)
 
 
+@rank_zero_only
+def _foretell(forecast: Forecast) -> None:
+    print(forecast.line())
+    forecast.refuse()
+
+
 def _execute(cli: AdaptersCLI, debug: bool) -> int:
     """Run what ``cli`` has set up, and leave nothing behind of a run that never began."""
     try:
@@ -353,6 +394,14 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
         print(f"interrupted; {kept}", file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
+        if lost_process(error):
+            raise UserError(
+                f"another process of this job has ended or no longer answers ({first_line(error)}). "
+                "Look at what it wrote; then go on with: adapters-pl fit --ckpt_path last"
+            ) from error
+        if cli_errors.out_of_memory(error):
+            cli.discard_unused_run()
+            raise UserError(cli.ran_out(error)) from error
         return _crashed(error, cli.run, debug)
     return DONE
 

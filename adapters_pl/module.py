@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
@@ -25,11 +26,15 @@ from adapters_pl.base_model import (
     load_base,
     load_config,
     load_tokenizer,
+    meta_model,
     same_base,
 )
+from adapters_pl.checkpoint_io import AtomicCheckpointIO
+from adapters_pl.checks import check_logits, check_packing
 from adapters_pl.errors import UserError
 from adapters_pl.metrics import AnswerAccuracy
 from adapters_pl.optimizers import LinearWarmup
+from adapters_pl.strategies import FullyShardedStrategy, as_forward
 
 if TYPE_CHECKING:
     from adapters_pl.checkpoint import SavedAdapters
@@ -136,15 +141,9 @@ class CausalLMModule(AnsweringModule):
     def build_base(self) -> PreTrainedModel:
         """The frozen base as ``self.model``: loaded the first time, the same object ever after."""
         if "model" not in self._modules:
-            self.model = load_base(
-                self.base,
-                self.revision,
-                self.dtype_of_base,
-                self.attn_implementation,
-                self.trust_remote_code,
-                self.random_init,
-                quantization=self.quantization,
-            )
+            if self._sharding and (self.quantization or getattr(self.config, "quantization_config", None)):
+                raise UserError("A quantised base cannot be sharded: train it with --trainer.strategy ddp.")
+            self.model = self._sharding.build_base(self._load, self._skeleton) if self._sharding else self._load()
             if self.add_tokens:
                 # The base is known by what it was before it grew.
                 self._fingerprint = fingerprint(self.model)
@@ -152,6 +151,38 @@ class CausalLMModule(AnsweringModule):
             if self.initial is not None:
                 self.initial.make_room(self.model)
         return self.model
+
+    def _load(self) -> PreTrainedModel:
+        return load_base(
+            self.base,
+            self.revision,
+            self.dtype_of_base,
+            self.attn_implementation,
+            self.trust_remote_code,
+            self.random_init,
+            quantization=self.quantization,
+            device=self._trainer.strategy.root_device if self._trainer is not None else None,
+        )
+
+    def _skeleton(self) -> PreTrainedModel:
+        return meta_model(self.config, self.trust_remote_code, self.attn_implementation)
+
+    @property
+    def _sharding(self) -> FullyShardedStrategy | None:
+        strategy = self._trainer.strategy if self._trainer is not None else None
+        return strategy if isinstance(strategy, FullyShardedStrategy) else None
+
+    @property
+    def _receives(self) -> bool:
+        """Whether all values, base and adapters, come from another process."""
+        return self._sharding is not None and self._sharding.receives
+
+    def configure_model(self) -> None:
+        """Shard the base and the adapters in it, where the strategy does that; Lightning calls this after ``setup``."""
+        if self._sharding:
+            # A sharded base can no longer be sampled.
+            self._fingerprint = self._sharding.broadcast(self.base_fingerprint())
+            self._sharding.shard(self.model)
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Inject ``adapter`` into the base; an adapter that is there already stays as it is.
@@ -163,14 +194,19 @@ class CausalLMModule(AnsweringModule):
         if known is not None and known.init_args() != adapter.init_args():
             raise UserError(f"Two adapters are named '{adapter.name}': give each its own --adapter.name.")
         self.adapters[adapter.name] = adapter
-        adapter.attach_to(self.build_base(), seed=_seed())
+        adapter.attach_to(
+            self.build_base(), seed=_seed() if self._sharding is None or self._sharding.is_global_zero else None
+        )
 
     def setup(self, stage: str) -> None:
         """Build the base for runs without an adapter, fill in saved adapters, and refuse to train nothing."""
+        if self._trainer is not None and type(self._trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self._trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         self.build_base()
         if self.initial is not None:
-            self.initial.check(self.model)
-            self.initial.fill(self.model)
+            if not self._receives:
+                self.initial.check(self.model)
+                self.initial.fill(self.model)
             self.initial = None
         if stage == "fit" and not self.adapter_parameters():
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
@@ -186,7 +222,9 @@ class CausalLMModule(AnsweringModule):
         if not self.model.supports_gradient_checkpointing:
             raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
         # The reentrant kind would need an input that requires a gradient, which a frozen embedding does not give.
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers has given it a new name; the old one goes with version 6.
+        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
 
     def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
         """The parameters that all adapters declare, by their path in this module."""
@@ -217,7 +255,11 @@ class CausalLMModule(AnsweringModule):
     def hidden_states(self, batch: dict[str, Any]) -> Tensor:
         """The decoder's last hidden states, (B, T, D), for the T given tokens."""
         decoder = self.model.get_decoder()
-        inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+        if "segment_ids" in batch:
+            # Without a mask, transformers lets positions that begin again keep the rows of a sequence apart.
+            inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}
+        else:
+            inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
         return decoder(**inputs, use_cache=False).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -229,28 +271,6 @@ class CausalLMModule(AnsweringModule):
                 logits = logits * scale**power
         cap = getattr(text, "final_logit_softcapping", None)
         return torch.tanh(logits / cap) * cap if cap else logits
-
-    def check_logits(self) -> None:
-        """Compare :meth:`logits` with the model's own on two tokens, once, before anything is trained with them.
-
-        Raises:
-            UserError: the model does more with its head's output than this module knows of.
-        """
-        ids = torch.tensor([[0, 1]], device=self.model.device)
-        was_training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            ours, own = (
-                self.logits(CausalLMModule.hidden_states(self, batch)).float(),
-                self.model(**batch).logits.float(),
-            )
-        self.model.train(was_training)
-        if not torch.allclose(ours, own, rtol=1e-2, atol=1e-2 * float(own.abs().max())):
-            raise UserError(
-                f"{type(self.model).__name__} computes its logits in a way that is not known here; "
-                "override CausalLMModule.logits in a subclass."
-            )
 
     def label_losses(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """The cross-entropy of every labelled token, in nats: (B, T, D), (B, T) -> (number of labels,).
@@ -284,7 +304,9 @@ class CausalLMModule(AnsweringModule):
 
         The base was loaded in evaluation mode, and Lightning leaves modes as it finds them.
         """
-        self.check_logits()
+        check_logits(self)
+        if getattr(self._data, "packing", False):
+            check_packing(self)
         self.train()
         if len(self.adapters) > 1:
             own = sum(p.numel() for p in self.adapter_parameters().values())
@@ -292,13 +314,13 @@ class CausalLMModule(AnsweringModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch's share of the step's loss."""
-        loss = self.loss(self.hidden_states(batch), batch)
+        loss = as_forward(self.model, lambda: self.loss(self.hidden_states(batch), batch))
         self.log("train_loss", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss on the validation rows, and the accuracy of generated answers when that is asked for."""
-        losses = self.label_losses(self.hidden_states(batch), batch["labels"])
+        losses = as_forward(self.model, lambda: self.label_losses(self.hidden_states(batch), batch["labels"]))
         # Weighted by labels, so that the epoch's mean is the mean over all labelled tokens.
         self.log("val_loss", losses.mean(), prog_bar=True, batch_size=losses.numel(), sync_dist=True)
         if self.monitor == "val_accuracy" or self.trainer.state.fn == "validate":
@@ -359,7 +381,12 @@ class CausalLMModule(AnsweringModule):
         """Add what is needed to build the adapters again and to know the base."""
         checkpoint["adapters_pl"] = {
             "format": FORMAT,
-            "base": {"id": self.base, "revision": self.revision, "fingerprint": self.base_fingerprint()},
+            "base": {
+                "id": self.base,
+                "revision": self.revision,
+                "fingerprint": self.base_fingerprint(),
+                "quantization": self.quantization,
+            },
             "add_tokens": self.add_tokens,
             "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
             "config": self.recorded_config,

@@ -1,4 +1,4 @@
-"""``plan``: what adapters would train in a base, worked out on the meta device without reading a weight."""
+"""``plan``: what adapters would train in a base, and the memory that takes, without reading a weight."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ from adapters_pl.configuration import CONFIG, load_config_file, without
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.lightning_cli import AdapterParser, AdaptersCLI, user_error_behind
+from adapters_pl.memory import Estimate, MemoryModel, Setup
+from adapters_pl.memory_advice import Forecast, amount
 from adapters_pl.module import CausalLMModule
 from adapters_pl.placement import SLOT, linear_sizes
 from adapters_pl.report import print_table
@@ -163,11 +165,21 @@ def _shown(shape: Shape | None) -> str:
     return "-" if shape is None else " × ".join(map(str, shape))
 
 
+def memory_table(estimate: Estimate) -> Table:
+    """What a device needs at the highest moment of training, and what for."""
+    table = Table(show_footer=True)
+    table.add_column("on each device", footer="total")
+    table.add_column("memory", justify="right", footer=amount(estimate.total))
+    for name, size in estimate.parts.items():
+        table.add_row(name, "not known" if name == "activations" and estimate.problem else amount(size))
+    return table
+
+
 class PlanCLI(LightningCLI):
     """The configuration of a training run, of which only base and adapters are built.
 
-    Everything that ``fit`` reads is read, so that its recipes and options can be given as they are; the data, the
-    trainer and the optimizer stay mere configuration.
+    Everything that ``fit`` reads is read, so that its recipes and options can be given as they are; the data and the
+    trainer stay mere configuration, so that what this machine has not can be planned as well.
     """
 
     model: CausalLMModule
@@ -207,12 +219,23 @@ class PlanCLI(LightningCLI):
         """Build the module, which loads nothing yet, and the adapters."""
         chosen = Namespace(model=self.config.model, adapter=self.config.adapter)
         self.config_init = self.parser.instantiate_classes(chosen)
+        for key in ("optimizer", "lr_scheduler"):
+            self.config_init[key] = self.config.get(key)
         self.model = self.config_init.model
+        AdaptersCLI._add_configure_optimizers_method_to_model(self, None)  # type: ignore[arg-type]
 
     def adapters(self) -> list[Adapter]:
         """The configured adapters."""
         chosen = self.config_init.adapter
         return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+
+    def forecast(self, skeleton: PreTrainedModel) -> Forecast:
+        """What the run would need, with ``skeleton`` the base on the meta device, which gets the adapters."""
+        for adapter in self.adapters():
+            adapter.attach_to(skeleton, seed=None)
+        data = self.config.data.init_args if self.config.data else {}
+        setup = Setup.of(self.model, self.config.trainer, data)
+        return Forecast(MemoryModel(self.model, skeleton, self.adapters()), setup)
 
 
 def main(command: str, arguments: list[str], debug: bool = False) -> int:
@@ -227,8 +250,10 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
         adapters = cli.adapters()
         if not adapters:
             raise UserError("Nothing to plan: there is no adapter. Pass --adapter LoRA.")
-        model = meta_model(cli.model.config, cli.model.trust_remote_code)
+        model = meta_model(cli.model.config, cli.model.trust_remote_code, cli.model.attn_implementation)
         planned = plan(model, adapters)
+        forecast = cli.forecast(model)
+        line = forecast.line()
     except ArgumentError as error:
         raise cli_errors.explain(error, command) from error
     except UserError:
@@ -247,4 +272,9 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     print(f"trainable parameters: {planned.trainable:,}")
     print(f"base parameters: {planned.base:,}")
     print(f"trainable share: {100 * planned.share:.4f}% of {planned.trainable + planned.base:,}")
+    print_table(memory_table(forecast.estimate))
+    setup = forecast.setup
+    print(f"batches of {setup.batch_size} rows of {setup.tokens} tokens, all of them labelled")
+    print(f"host: about {amount(forecast.estimate.host)} at the highest moment of loading or training")
+    print(line)
     return DONE

@@ -8,16 +8,18 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from adapters_pl.errors import UserError
+from adapters_pl.sharded_checkpoint import is_sharded
 
 DEFAULT_ROOT = "runs"
-_HANDED = "ADAPTERS_PL_RUN"
 _PACKAGES = (
     "adapters-pl",
     "torch",
@@ -40,10 +42,30 @@ class Run:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        #: Whether this process has made the directory.
+        self.made_here = False
+
+    @classmethod
+    def joined(cls, root: Path, recipe: str) -> Run:
+        """A new run, of which this may be one process of many: rank 0 makes it, :meth:`agree` tells the others."""
+        return cls.create(root, recipe) if _is_rank_0() else cls(root)
+
+    def agree(self, broadcast: Callable[[str], str]) -> None:
+        """Take over rank 0's directory; ``broadcast`` hands its value to all processes."""
+        self.path = Path(broadcast(str(self.path)))
 
     @classmethod
     def create(cls, root: Path, recipe: str) -> Run:
-        """Make the next free directory of ``recipe`` below ``root``; two runs never share one."""
+        """Make the next free directory of ``recipe`` below ``root``; two runs never share one.
+
+        Raises:
+            UserError: ``root`` is a run itself, or cannot be made.
+        """
+        if (root / "environment.json").is_file():
+            raise UserError(
+                f"'{root}' holds a run already. Name the folder of runs with --trainer.default_root_dir, "
+                f"or go on in this one with --ckpt_path {root}."
+            )
         try:
             root.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
@@ -56,7 +78,9 @@ class Run:
             except FileExistsError:
                 number += 1
             else:
-                return cls(root / f"{recipe}-{number}")
+                run = cls(root / f"{recipe}-{number}")
+                run.made_here = True
+                return run
 
     @classmethod
     def latest(cls, root: Path) -> Run:
@@ -81,22 +105,19 @@ class Run:
         return cls(folder) if (folder / "config.yaml").is_file() else None
 
     @classmethod
-    def of_launcher(cls) -> Run | None:
-        """The run that the process which launched this one has made."""
-        path = os.environ.get(_HANDED)
-        return cls(Path(path)) if path else None
-
-    @contextmanager
-    def handed_on(self) -> Iterator[None]:
-        """Within it, :meth:`of_launcher` gives this run in the processes that this one launches (DDP's)."""
-        before = os.environ.get(_HANDED)
-        os.environ[_HANDED] = str(self.path)
-        try:
-            yield
-        finally:
-            os.environ.pop(_HANDED)
-            if before is not None:
-                os.environ[_HANDED] = before
+    def of_requeued_job(cls, root: Path) -> Run | None:
+        """The run below ``root`` that this SLURM job had begun, by the same command, before it was put back into the
+        queue; ``None`` where this is the job's first time, or it had saved nothing yet.
+        """
+        job = slurm_job()
+        if not job or not int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+            return None
+        for file in sorted(root.glob("*/environment.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+            about, run = json.loads(file.read_text(encoding="utf-8")), cls(file.parent)
+            same = (about.get("slurm_job"), about.get("command")) == (job, command_line())
+            if same and (run.checkpoints / "last.ckpt").exists():
+                return run
+        return None
 
     def mark_latest(self) -> None:
         """Make this the run that ``test`` takes when nothing is named."""
@@ -110,7 +131,7 @@ class Run:
     def checkpoint(self, which: str) -> Path:
         """``last.ckpt`` or ``best.ckpt``; raises ``UserError`` if this run has none."""
         path = self.checkpoints / f"{which}.ckpt"
-        if not path.is_file():
+        if not path.is_file() and not is_sharded(path):
             there = ", ".join(sorted(p.name for p in self.checkpoints.glob("*.ckpt"))) or "none"
             raise UserError(f"{self.path} has no {which}.ckpt (checkpoints there: {there}).")
         return path
@@ -131,13 +152,6 @@ class Run:
         _write_atomically(path, text)
         return path
 
-    def keep_metrics(self) -> None:
-        """Put ``metrics.csv`` aside under a number: the logger that goes on in this run begins a new one."""
-        metrics = self.path / "metrics.csv"
-        if metrics.is_file():
-            number = len(list(self.path.glob("metrics.*.csv"))) + 1
-            os.replace(metrics, self.path / f"metrics.{number}.csv")
-
     def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
         """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""
         path = self.path / "results.json"
@@ -151,13 +165,56 @@ class Run:
         return self.write("results.json", results)
 
 
-def _write_atomically(path: Path, text: str) -> None:
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` once all of it is on the disk, and is removed if an error comes first.
+
+    Until then ``path`` stays as it is. What a killed process leaves behind is hidden and ends in its number, so
+    that nothing takes it for the file; :func:`sweep` removes it.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    if hasattr(os, "O_DIRECTORY"):  # else a folder cannot be opened, and the system sees to its entries itself
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written in ``folder``."""
+    for path in folder.glob(".*"):
+        if path.is_file() and path.suffix[1:].isdigit():
+            path.unlink(missing_ok=True)
+
+
+def _is_rank_0() -> bool:
+    """Whether this is the first process of the first node; known before the processes have found each other."""
+    for launcher in (TorchElasticEnvironment, SLURMEnvironment):
+        if launcher.detect():
+            return launcher().global_rank() == 0
+    alone = LightningEnvironment()
+    return alone.node_rank() == 0 and alone.local_rank() == 0
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def slurm_job() -> str | None:
+    """The SLURM job that this process belongs to, as ``scontrol`` calls it."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
 
 
 def command_line() -> str:
@@ -188,6 +245,7 @@ def environment() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "versions": versions,
         "git": _git_state(),
+        "slurm_job": slurm_job(),
     }
 
 

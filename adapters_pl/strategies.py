@@ -145,10 +145,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Read a checkpoint of any strategy, whole; adapters are small."""
-        path = Path(checkpoint_path)
-        if sharded_checkpoint.is_sharded(path):
-            return sharded_checkpoint.load(path)
-        return self.checkpoint_io.load_checkpoint(path, weights_only=weights_only)
+        return self.checkpoint_io.load_checkpoint(checkpoint_path, weights_only=weights_only)
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Give every process its shard of the values."""
@@ -218,7 +215,7 @@ def gathered(module: nn.Module, names: Iterable[str]) -> Iterator[None]:
     sharded = [
         (module.get_submodule(path), own, parameter)
         for path, _, own in (name.rpartition(".") for name in names)
-        if isinstance(parameter := module.get_submodule(path)._parameters[own], DTensor)
+        if isinstance(parameter := module.get_submodule(path).get_parameter(own), DTensor)
     ]
     for owner, own, parameter in sharded:
         owner._parameters[own] = nn.Parameter(whole(parameter), requires_grad=False)

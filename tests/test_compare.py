@@ -7,7 +7,7 @@ import json
 import pytest
 
 from adapters_pl.cli import COMMANDS, main
-from adapters_pl.compare import compare, read_run
+from adapters_pl.compare import compare, differences, read_run
 from adapters_pl.errors import UserError
 
 
@@ -50,17 +50,30 @@ def test_rows_are_matched_by_name_whatever_their_order(run):
 
 
 def test_the_command_prints_a_table_for_each_further_run(run, capsys, tmp_path, monkeypatch):
-    run("lora-1", gsm8k="+" * 30 + "-" * 10)
-    run("lora-2", gsm8k="-" * 10 + "+" * 30)
+    long = {"word_problems-fresh": "+-", "word_problems-unseen": "+-"}
+    run("lora-1", gsm8k="+" * 30 + "-" * 10, **long)
+    run("lora-2", gsm8k="-" * 10 + "+" * 30, **long)
     run("lora-3", protocol="llm_adapters", gsm8k="+" * 40)
     monkeypatch.chdir(tmp_path)
     assert main(["compare", "lora-1", "runs/lora-2", "lora-3"]) == 0
     out = capsys.readouterr().out
     assert "lora-2 against lora-1" in out
+    assert "word_problems-fresh" in out
+    assert "word_problems-unseen" in out
     assert "lora-3 against lora-1" in out
     assert "0.00195" in out  # ten rows changed, all for the better
     assert "they differ in protocol: strict and llm_adapters" in out
     assert "compare" in COMMANDS
+
+
+def test_what_makes_two_runs_hard_to_compare_is_said():
+    first = {"protocol": "strict", "data": {"a.json": "1", "b.json": "2", "c.json": "3"}}
+    second = {"protocol": "strict", "data": {"a.json": "1", "b.json": "9"}}
+    assert differences(first, first) == []
+    assert differences(first, second) == ["they read different files by the name of b.json"]
+    assert differences(first, {**first, "protocol": "llm_adapters"}) == [
+        "they differ in protocol: strict and llm_adapters"
+    ]
 
 
 @pytest.mark.parametrize(

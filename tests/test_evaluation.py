@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +16,6 @@ from adapters_pl.evaluation import draw_shots, judge_samples, judge_scored, prom
 from adapters_pl.generation import Generation
 from adapters_pl.scoring import Choices, Pair, Scored
 from tests.conftest import DATA, shared, tiny_config, tiny_tokenizer
-from tests.test_scoring import harness
 
 STRICT = PROTOCOLS["strict"]
 
@@ -218,50 +214,3 @@ def test_scoring_needs_no_generation_and_no_batch_matters(tmp_path, make_base, c
         assert list(one["scores"].values()) == pytest.approx(list(two["scores"].values()), abs=1e-4)
         assert (one["output"], one["finish"]) == ("", "scored")
         assert one["base_prediction"] == one["prediction"]  # LoRA begins as the identity
-
-
-TASK = """
-task: sums
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {docs}}}}}
-test_split: test
-output_type: generate_until
-doc_to_text: "{{{{prompt}}}}"
-doc_to_target: "{{{{answer}}}}"
-generation_kwargs: {{until: [], max_gen_toks: 12, do_sample: false}}
-process_results: !function reading.process
-metric_list: [{{metric: correct, aggregation: mean, higher_is_better: true}}]
-"""
-READING = """
-from adapters_pl.answers import PROTOCOLS
-def process(doc, results):
-    strict = PROTOCOLS["strict"]
-    return {"correct": strict.match(strict.extract(results[0], "number"), doc["answer"], "number")}
-"""
-
-
-@pytest.mark.skipif(harness() is None, reason="lm-evaluation-harness is not installed")
-def test_the_harness_generates_the_same_answers(tmp_path, make_base, rows_file, tokenizer):
-    """Its own run with our prompts, and our reading as the filter of a local task file."""
-    ours = run_test(tmp_path, make_base(), rows_file, template="plain", max_new_tokens=12)
-    rows = json.loads(rows_file.read_text())
-    docs = [{"prompt": f"{row['instruction']}\n", "answer": row["answer"]} for row in rows]
-    tasks = tmp_path / "tasks"
-    tasks.mkdir()
-    (tmp_path / "docs.json").write_text(json.dumps(docs))
-    (tasks / "sums.yaml").write_text(TASK.format(docs=tmp_path / "docs.json"))
-    (tasks / "reading.py").write_text(READING)
-    words = [str(harness()), "-m", "lm_eval", "run", "--model", "hf", "--tasks", "sums", "--include_path", str(tasks)]
-    words += ["--model_args", f"pretrained={make_base()},dtype=float32,add_bos_token=True", "--device", "cpu"]
-    words += ["--batch_size", "4", "--log_samples", "--output_path", str(tmp_path / "out")]
-    root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": root, "HF_HOME": str(tmp_path / "hf"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    [samples] = (tmp_path / "out").rglob("samples_sums_*.jsonl")
-    theirs = [json.loads(line) for line in samples.read_text().splitlines()]
-    theirs.sort(key=lambda sample: sample["doc_id"])
-    written = [sample["filtered_resps"][0] for sample in theirs]
-    assert [STRICT.extract(text, "number") for text in written] == [record["prediction"] for record in ours]
-    assert [bool(sample["correct"]) for sample in theirs] == [record["correct"] for record in ours]
-    assert len({record["output"] for record in ours}) > 5

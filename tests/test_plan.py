@@ -206,6 +206,38 @@ def test_the_command_prints_the_plan_and_writes_nothing(here, capsys):
     assert list(here.iterdir()) == []
 
 
+def test_the_command_ends_with_the_memory_that_the_run_needs(here, capsys, monkeypatch):
+    monkeypatch.setattr("adapters_pl.memory_advice.free_memory", lambda accelerator, processes: 24 * 2**30)
+    given = arguments(CONFIGS / "prefix_llama7b.yaml")
+    assert main(["plan", *given, "--model.activation_checkpointing", "true", "--data.batch_size", "2"]) == 0
+    *_, batches, host, line = capsys.readouterr().out.splitlines()
+    assert batches == "batches of 2 rows of 256 tokens, all of them labelled"
+    assert host.startswith("host: about 13.")
+    # 6,738,415,616 weights in two bytes, and a prefix with its gradient and AdamW's two states.
+    assert "of 24.0 GiB free (base 12.6 GiB, adapter 10 MiB, gradients 10 MiB, optimizer 20 MiB, activations " in line
+    assert line.endswith("); fits")
+
+
+def test_the_plan_of_a_run_that_does_not_fit_says_what_would(here, capsys, monkeypatch):
+    monkeypatch.setattr("adapters_pl.memory_advice.free_memory", lambda accelerator, processes: 2**19)
+    given = ["--adapter", "LoRA", "--data", "WordProblems", "--data.batch_size", "8", "--trainer.accelerator", "cpu"]
+    assert main(["plan", *given]) == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .endswith("does not fit. No option makes it fit: take a smaller base, or more memory.")
+    )
+
+
+def test_hardware_that_is_not_here_can_be_planned(here, capsys):
+    hardware = ["--trainer.accelerator", "gpu", "--trainer.devices", "8", "--trainer.strategy", "fsdp"]
+    assert main(["plan", "--adapter", "LoRA", *hardware, "--optimizer", "SGD"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert " on each of 8 GPUs (base " in line
+    assert "optimizer 0 MiB" in line
+    assert line.endswith("; there is no GPU here to compare with")
+
+
 def test_the_command_takes_a_list_of_adapters_an_embedded_base_and_no_data(here, capsys):
     (here / "two.yaml").write_text(
         "adapter:\n- {class_path: LoRA, init_args: {rank: 2}}\n- {class_path: IA3, init_args: {name: scales}}\n"

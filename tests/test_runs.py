@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from adapters_pl.errors import UserError
-from adapters_pl.runs import Run
+from adapters_pl.runs import Run, environment, replacing, slurm_job, sweep
 
 
 @pytest.fixture
@@ -174,6 +175,76 @@ def test_writing_again_replaces_and_leaves_nothing_beside(run):
     assert json.loads((run.path / "results.json").read_text()) == {"n": 2}
 
 
+def test_until_a_file_is_whole_the_old_one_is_there(run):
+    path = run.write("results.json", {"n": 1})
+    with replacing(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert json.loads(path.read_text()) == {"n": 1}
+        assert len(list(run.path.iterdir())) == 2
+    assert path.read_bytes() == b"half"
+    assert [file.name for file in run.path.iterdir()] == ["results.json"]
+
+
+def test_what_killed_processes_left_is_swept_away_and_nothing_else(run):
+    for name in (".last.ckpt.123", ".keep", "notes.5", ".git"):
+        (run.path / name).write_text("")
+    sweep(run.path)
+    sweep(run.path / "nowhere")
+    assert sorted(file.name for file in run.path.iterdir()) == [".git", ".keep", "notes.5"]
+
+
+# ---- a job that SLURM put back into its queue
+
+
+@pytest.fixture
+def requeued(tmp_path, monkeypatch):
+    """Two runs of one job, of which the first has saved something; the job begins for the second time."""
+    monkeypatch.setattr(sys, "argv", ["adapters-pl", "fit", "--config", "quickstart.yaml"])
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    runs = [Run.create(tmp_path, "lora") for _ in range(2)]
+    for number, run in enumerate(runs):
+        run.write("environment.json", environment())
+        os.utime(run.path / "environment.json", (number, number))
+    save(runs[0])
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    return runs
+
+
+def save(run):
+    run.checkpoints.mkdir()
+    (run.checkpoints / "last.ckpt").write_text("")
+
+
+def test_a_requeued_job_finds_its_newest_run_that_has_a_checkpoint(tmp_path, requeued):
+    first, second = requeued
+    assert Run.of_requeued_job(tmp_path).path == first.path
+    save(second)
+    assert Run.of_requeued_job(tmp_path).path == second.path
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("SLURM_RESTART_COUNT", "0"), ("SLURM_RESTART_COUNT", None), ("SLURM_JOB_ID", None), ("SLURM_JOB_ID", "4712")],
+)
+def test_a_job_that_begins_finds_no_run(tmp_path, requeued, monkeypatch, variable, value):
+    monkeypatch.delenv(variable) if value is None else monkeypatch.setenv(variable, value)
+    assert Run.of_requeued_job(tmp_path) is None
+
+
+def test_another_command_of_a_requeued_job_finds_no_run(tmp_path, requeued, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["adapters-pl", "fit", "--config", "lora_llama7b.yaml"])
+    assert Run.of_requeued_job(tmp_path) is None
+
+
+def test_a_task_of_a_job_array_is_a_job_of_its_own(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "4713")
+    assert slurm_job() == "4713"
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4711")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    assert slurm_job() == "4711_2"
+
+
 # ---- results
 
 
@@ -191,3 +262,43 @@ def test_a_sets_new_result_replaces_the_whole_old_one(run):
     run.merge_results({"gsm8k": {"n": 3, "base_accuracy": 0.5}})
     path = run.merge_results({"gsm8k": {"n": 4}})
     assert json.loads(path.read_text()) == {"sets": {"gsm8k": {"n": 4}}}
+
+
+def test_a_run_is_no_folder_of_runs(tmp_path):
+    run = Run.create(tmp_path, "lora")
+    run.write("environment.json", {})
+    with pytest.raises(UserError, match="holds a run already"):
+        Run.create(run.path, "lora")
+
+
+@pytest.mark.parametrize(
+    ("environment", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"TORCHELASTIC_RUN_ID": "x", "RANK": "8", "LOCAL_RANK": "0", "GROUP_RANK": "1"}, False),
+        ({"SLURM_NTASKS": "4", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "0"}, True),
+        (
+            {
+                "SLURM_NTASKS": "4",
+                "SLURM_NTASKS_PER_NODE": "2",
+                "SLURM_JOB_NAME": "train",
+                "SLURM_PROCID": "2",
+                "SLURM_LOCALID": "0",
+            },
+            False,
+        ),
+    ],
+)
+def test_only_the_first_process_of_a_job_makes_a_directory(tmp_path, monkeypatch, environment, first):
+    for name in ("LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "RANK", "SLURM_NTASKS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    run = Run.joined(tmp_path, "lora")
+    assert run.made_here == first
+    assert (tmp_path / "lora-1").is_dir() == first
+    run.agree(lambda path: str(tmp_path / "lora-1"))
+    assert run.path == tmp_path / "lora-1"

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
@@ -109,47 +103,3 @@ def test_one_token_continuations_of_the_longest_row_are_scored(module):
     with torch.no_grad():
         logs = torch.log_softmax(module.model(torch.tensor([[1, 5, 6]])).logits[0, -1], -1)
     assert total == pytest.approx(logs[7].item(), abs=1e-5)
-
-
-# ---- lm-evaluation-harness itself
-
-#: The Python that has the harness, if it is not installed beside the package: its pins may differ from ours.
-HARNESS = os.environ.get("LM_EVAL_PYTHON")
-PROGRAM = """
-import json, sys
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
-model = HFLM(pretrained=sys.argv[1], device="cpu", dtype="float32", batch_size=3, add_bos_token=True)
-pairs = json.load(open(sys.argv[2]))
-requests = [Instance("loglikelihood", {}, tuple(pair), i) for i, pair in enumerate(pairs)]
-json.dump([found[0] for found in model.loglikelihood(requests, disable_tqdm=True)], open(sys.argv[3], "w"))
-"""
-
-
-def harness():
-    try:
-        import lm_eval  # noqa: F401
-    except ImportError:
-        return Path(HARNESS) if HARNESS else None
-    return Path(sys.executable)
-
-
-@pytest.mark.skipif(harness() is None, reason="lm-evaluation-harness is not installed")
-@pytest.mark.parametrize("kind", ["choice", "letter", "text"])
-def test_the_harness_computes_the_same(tmp_path, make_base, module, tokenizer, kind):
-    """One set of each kind that has options: option words, letters, and the options' own texts."""
-    lead, options = {
-        "choice": ("the correct answer is", ("answer1", "answer2", "answer3")),
-        "letter": ("The answer is", ("(A)", "(B)", "(C)", "(D)", "(E)")),
-        "text": ("", ("in the park", "at home, of course", "nowhere")),
-    }[kind]
-    prompts = [f"Question {i}: how many apples does she have?\n\n### Response:\n" * (1 + i % 3) for i in range(8)]
-    texts = [(prompt + lead, (" " if lead else "") + option) for prompt in prompts for option in options]
-    (tmp_path / "pairs.json").write_text(json.dumps(texts))
-    words = [str(harness()), "-c", PROGRAM, str(make_base("llama")), str(tmp_path / "pairs.json")]
-    done = subprocess.run([*words, str(tmp_path / "out.json")], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
-    theirs = json.loads((tmp_path / "out.json").read_text())
-    ours = score(module, [encode_choices(tokenizer, p, lead, options, options) for p in prompts], 0, "cpu")
-    assert torch.tensor([s for row in ours for s in row.sums]).allclose(torch.tensor(theirs), atol=1e-3)
-    assert len({row.best() for row in ours}) > 0

@@ -5,62 +5,38 @@ A dataset class is declarations, and an ``example`` of its own only if its rows 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from datasets import Dataset
-from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase
 
-from adapters_pl.answers import Kind, option_texts, protocol_named
-from adapters_pl.base_model import context_length
+from adapters_pl.answers import Kind, protocol_named
 from adapters_pl.contamination import Policy
+from adapters_pl.data.asking import AskingDataModule
 from adapters_pl.data.fetch import check_published, find_file
 from adapters_pl.data.files import FIELDS, as_dataset, read_rows
 from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised
 from adapters_pl.data.registry import SETS, SUITES, Example, set_named, sets_of
-from adapters_pl.data.sampler import LengthSortedSampler, StepSampler
+from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
 from adapters_pl.data.tokenize import (
     Collate,
-    TokenRow,
     TokenTable,
     TrainingRows,
-    encode_prompt,
 )
 from adapters_pl.errors import UserError
-from adapters_pl.evaluation import draw_shots, judge_one, judge_samples, judge_scored, prompt_hash
-from adapters_pl.generation import Generation, seed_of
-from adapters_pl.prompts import CHAT, check_template, render, render_chat, with_shots
-from adapters_pl.scoring import LEADS, Choices, Scored, encode_choices
+from adapters_pl.prompts import check_template
+from adapters_pl.strategies import FullyShardedStrategy
 
 if TYPE_CHECKING:
-    from adapters_pl.module import CausalLMModule
+    pass
 
 Split = Literal["train", "test"]
-
-#: New tokens per answer, as LLM-Adapters generates them: reasoning takes room, an option does not.
-NEW_TOKENS: dict[Kind, int] = {"number": 256, "letter": 256, "choice": 32, "text": 256}
+AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
 
 
-@dataclass
-class _EvalSet:
-    """One set that answers are generated for: its examples and their prompts, in tokens and hashed.
-
-    ``choices`` are the rows' options in tokens, where options are scored instead.
-    """
-
-    owner: ReasoningDataModule
-    examples: dict[int, Example]
-    rows: list[TokenRow]
-    hashes: dict[int, str]
-    choices: dict[int, Choices]
-
-
-class ReasoningDataModule(LightningDataModule):
+class ReasoningDataModule(AskingDataModule):
     """A reasoning dataset in the published layout: rows of ``instruction, input, output, answer``.
 
     Args:
@@ -78,6 +54,8 @@ class ReasoningDataModule(LightningDataModule):
         cutoff: the longest training row in tokens (at most the model's context).
         on_overflow: what to do with a longer one: ``truncate`` its prompt from the left, ``drop`` it, or
             treat it as an ``error``.
+        packing: put the training rows of a batch end to end into sequences of up to ``cutoff`` tokens, where each row
+            sees itself alone: the same loss with less padding.
         train_on_prompt: also learn the prompt's tokens.
         val_size: rows held out of training for validation, at most a tenth of them; drawn by ``seed``,
             from the rows beyond ``limit_train`` if there are enough.
@@ -127,6 +105,7 @@ class ReasoningDataModule(LightningDataModule):
         eval_batch_size: int = 8,
         cutoff: int = 256,
         on_overflow: OnOverflow = "truncate",
+        packing: bool = False,
         train_on_prompt: bool = False,
         val_size: int = 120,
         limit_train: int | None = None,
@@ -170,6 +149,7 @@ class ReasoningDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.cutoff = cutoff
         self.on_overflow = on_overflow
+        self.packing = packing
         self.train_on_prompt = train_on_prompt
         self.val_size = val_size
         self.limit_train = limit_train
@@ -189,7 +169,6 @@ class ReasoningDataModule(LightningDataModule):
         self.seed = seed
         self.training: TrainingRows | None = None
         self.validation: TrainingRows | None = None
-        self._evaluated: dict[str, _EvalSet] = {}
         self._checksums: dict[str, str] = {}
 
     # ---- what a dataset may write itself
@@ -237,23 +216,6 @@ class ReasoningDataModule(LightningDataModule):
         """The text that the model is given for ``example`` in training."""
         return self._render(self.template, example)
 
-    def test_prompt(self, example: Example, kind: Kind, shots: Sequence[Example] = ()) -> str:
-        """The text that the model is given when it is tested: the protocol may have a template of its own."""
-        return self._render(self.protocol.template(kind, self.template), example, shots)
-
-    def _render(self, template: str, example: Example, shots: Sequence[Example] = ()) -> str:
-        worked = [(shot.instruction, shot.input, shot.response) for shot in shots]
-        if template == CHAT:
-            return render_chat(
-                self._tokenizer(),
-                example.instruction,
-                example.input,
-                system=self.system,
-                thinking=self.thinking,
-                shots=worked,
-            )
-        return with_shots(template, worked, render(template, example.instruction, example.input))
-
     @property
     def validation_set(self) -> str:
         """The name under which the validation rows are answered."""
@@ -280,34 +242,6 @@ class ReasoningDataModule(LightningDataModule):
         owners = [self, *(evaluated.owner for evaluated in self._evaluated.values())]
         return {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
 
-    def new_tokens(self, name: str) -> int:
-        """The most new tokens of an answer to set ``name``.
-
-        Never more than fit the model's context after the set's longest prompt: one number for the set, so
-        that no answer depends on the rows it happened to share a batch with.
-        """
-        evaluated = self._evaluated[name]
-        wanted = self.max_new_tokens or NEW_TOKENS[evaluated.owner.kind]
-        context = self._context()
-        if context is None:
-            return wanted
-        return min(wanted, context - max(len(row.prompt) for row in evaluated.rows))
-
-    def settings(self, name: str) -> dict[str, Any]:
-        """What an answer to set ``name`` depends on beside the model and the prompt's text."""
-        kind = self._evaluated[name].owner.kind
-        sampled = {"samples": self.samples, "temperature": self.temperature} if self.temperature else {}
-        return {
-            "protocol": self.protocol.name,
-            "template": self.protocol.template(kind, self.template),
-            "shots": self.shots,
-            "beams": self.protocol.beams if self.protocol.generates else None,
-            "max_new_tokens": self.new_tokens(name) if self.protocol.generates else None,
-            **sampled,
-            "seed": self.seed,
-            "tolerance": self.protocol.tolerance if kind == "number" else None,
-        }
-
     def distribution(self, name: str) -> Literal["in", "out"] | None:
         """Whether set ``name`` is one that the training rows were drawn from; ``None`` where that is not known."""
         drawn_from = self.drawn_from
@@ -316,46 +250,6 @@ class ReasoningDataModule(LightningDataModule):
         if not drawn_from:
             return None
         return "in" if name in drawn_from else "out"
-
-    def sampling_seeds(self, name: str, row_ids: Sequence[int], sample: int) -> list[int]:
-        """The seed of each row's ``sample``-th answer; by the row's name, so that no batch matters."""
-        examples = self._evaluated[name].examples
-        return [seed_of(self.seed, f"{name}/{examples[row].id}", sample) for row in row_ids]
-
-    def choices(self, name: str, row_ids: Sequence[int]) -> list[Choices]:
-        """The options of each row, to be scored."""
-        return [self._evaluated[name].choices[row] for row in row_ids]
-
-    def prompt_hashes(self, name: str) -> dict[int, str]:
-        """What stands for each row's prompt in set ``name``, by the row's number."""
-        return self._evaluated[name].hashes
-
-    def judge(
-        self,
-        name: str,
-        row_ids: Sequence[int],
-        answers: Sequence[Generation | Scored | Sequence[Generation]],
-    ) -> list[dict[str, Any]]:
-        """One record a row: id, prompt hash, output, prediction, gold, correct (``None`` without gold), finish, tokens.
-
-        Args:
-            name: of the set.
-            row_ids: the rows' numbers.
-            answers: for each row what was generated, or several samples, or the scores of its options.
-        """
-        evaluated = self._evaluated[name]
-        kind = evaluated.owner.kind
-        records = []
-        for row, answer in zip(row_ids, answers, strict=True):
-            example = evaluated.examples[row]
-            if isinstance(answer, Generation):
-                record = judge_one(self.protocol, kind, example, answer)
-            elif isinstance(answer, Scored):
-                record = judge_scored(self.protocol, kind, example, answer)
-            else:
-                record = judge_samples(self.protocol, kind, example, answer)
-            records.append({"row": row, "prompt_hash": evaluated.hashes[row], **record})
-        return records
 
     # ---- Lightning's hooks
 
@@ -373,8 +267,8 @@ class ReasoningDataModule(LightningDataModule):
                 examples = examples[: self.limit_test]
                 self._evaluate(name, owner, dict(enumerate(examples)), need_gold=stage == "test")
 
-    def train_dataloader(self) -> DataLoader:
-        """Batches in optimizer steps, see :class:`StepSampler`."""
+    def train_dataloader(self) -> StepLoader:
+        """Batches in optimizer steps, see :class:`StepSampler`; a resumed run goes on where it stopped."""
         assert self.training is not None
         assert self.trainer is not None
         sampler = StepSampler(
@@ -385,7 +279,8 @@ class ReasoningDataModule(LightningDataModule):
             self.trainer.accumulate_grad_batches,
             self.seed,
         )
-        return self._loader(self.training, sampler)
+        pack_to = self._longest if self.packing else None
+        return self._loader(SeededRows(self.training), sampler, StepLoader, pack_to)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The validation rows; none if ``val_size`` is 0."""
@@ -426,17 +321,6 @@ class ReasoningDataModule(LightningDataModule):
     def _set(self, name: str) -> ReasoningDataModule:
         return self if name == self.set_name else set_named(name)(root=self.root)
 
-    @property
-    def _module(self) -> CausalLMModule:
-        assert self.trainer is not None
-        return cast("CausalLMModule", self.trainer.lightning_module)
-
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._module.tokenizer
-
-    def _context(self) -> int | None:
-        return context_length(self._module.config)
-
     def _setup_training(self, stage: str) -> None:
         examples = self.examples("train")
         train, held_out = self._divide(len(examples))
@@ -462,6 +346,11 @@ class ReasoningDataModule(LightningDataModule):
         kept = set(drawn)
         return [i for i in range(limited) if i not in kept], drawn
 
+    @property
+    def _longest(self) -> int:
+        """The longest training row in tokens."""
+        return min(self.cutoff, self._context() or self.cutoff)
+
     def _tokenised(self, examples: list[Example], chosen: list[int]) -> TokenTable:
         context = self._context()
         return tokenised(
@@ -470,74 +359,28 @@ class ReasoningDataModule(LightningDataModule):
             [self.prompt(examples[index]) for index in chosen],
             [examples[index] for index in chosen],
             chosen,
-            min(self.cutoff, context) if context else self.cutoff,
+            self._longest,
             self.on_overflow,
             lambda row, example: self._refuse_beyond_context(row, example, context),
         )
 
-    def _refuse_beyond_context(self, row: TokenRow, example: Example, context: int | None) -> None:
-        if context is not None and len(row.prompt) >= context:
-            raise UserError(
-                f"{example.set}: the prompt of row {row.row + 1} ({example.id}) has {len(row.prompt)} tokens, the "
-                f"model's context is {context}. Use a model with a longer one, a shorter --data.template, or "
-                "leave the row out."
-            )
-
-    def _evaluate(self, name: str, owner: ReasoningDataModule, examples: dict[int, Example], need_gold: bool) -> None:
-        tokenizer, context, kind = self._tokenizer(), self._context(), owner.kind
-        shots = draw_shots(self._worked(owner), examples.values(), self.shots, self.seed) if self.shots else []
-        rows, hashes, choices = [], {}, {}
-        for index, example in examples.items():
-            if need_gold and example.answer is None:
-                raise UserError(
-                    f"{name}: row {index + 1} has no 'answer' to compare with; use predict instead of test."
-                )
-            prompt = self.test_prompt(example, kind, shots)
-            row = TokenRow(index, encode_prompt(tokenizer, prompt), [])
-            self._refuse_beyond_context(row, example, context)
-            rows.append(row)
-            hashes[index] = prompt_hash(prompt)
-            if not self.protocol.generates:
-                choices[index] = self._choices(owner, example, prompt)
-        self._evaluated[name] = _EvalSet(owner, examples, rows, hashes, choices)
-
-    def _worked(self, owner: ReasoningDataModule) -> list[Example]:
-        """The training rows that worked examples come from: the tested set's own, else those of this dataset."""
-        for source in (owner, self):
-            try:
-                return source.examples("train")
-            except UserError as error:
-                missing = error
-        raise UserError(f"data.shots needs training rows to draw from. {missing}") from missing
-
-    def _choices(self, owner: ReasoningDataModule, example: Example, prompt: str) -> Choices:
-        """The options of one row after its prompt."""
-        if owner.kind not in ("choice", "letter") or not example.options:
-            raise UserError(
-                f"{example.set}: protocol loglikelihood scores options, and {example.id} has none. "
-                "Choose --data.protocol strict or llm_adapters, or test multiple-choice sets only."
-            )
-        # One's own rows may answer in any form; the published ones all begin alike.
-        lead = LEADS[owner.kind] if owner.test_file else ""
-        # A set's questions do not all offer every option (ARC has three to five).
-        options = tuple(option_texts(f"{example.instruction} {example.input}", example.options))
-        if len(options) < 2 or (example.answer is not None and example.answer not in options):
-            options = example.options
-        shown = [f"({option})" for option in options] if owner.kind == "letter" else options
-        return encode_choices(self._tokenizer(), prompt, lead, options, shown)
-
-    def _loader(self, rows: TrainingRows, sampler: Any) -> DataLoader:
+    def _loader(self, rows: Any, sampler: Any, kind: type[AnyLoader], pack_to: int | None = None) -> AnyLoader:
         pad_id = self._tokenizer().pad_token_id
         assert isinstance(pad_id, int)
-        return DataLoader(
+        return kind(
             rows,
             batch_sampler=sampler,
-            collate_fn=Collate(pad_id),
+            collate_fn=Collate(pad_id, pack_to),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            # Else making an iterator draws from the numbers that dropout draws from.
+            generator=torch.Generator(),
         )
 
     def _eval_loader(self, rows: TrainingRows, lengths: list[int]) -> DataLoader:
         assert self.trainer is not None
-        sampler = LengthSortedSampler(lengths, self.eval_batch_size, self.trainer.global_rank, self.trainer.world_size)
-        return self._loader(rows, sampler)
+        # A sharded model computes on all processes at once or not at all: each answers every row.
+        together = isinstance(self.trainer.strategy, FullyShardedStrategy)
+        rank, world_size = (0, 1) if together else (self.trainer.global_rank, self.trainer.world_size)
+        sampler = LengthSortedSampler(lengths, self.eval_batch_size, rank, world_size)
+        return self._loader(rows, sampler, DataLoader)

@@ -1,4 +1,4 @@
-"""Which rows come when: grouping into optimizer steps, and dividing rows among processes.
+"""Which rows come when: grouping into optimizer steps, dividing rows among processes, and going on where one stopped.
 
 Both samplers own the division among processes, so the Trainer must not add a sampler of its own
 (``use_distributed_sampler=False``).
@@ -6,10 +6,18 @@ Both samplers own the division among processes, so the Trainer must not add a sa
 
 from __future__ import annotations
 
+import random
+import zlib
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
-from torch.utils.data import Sampler
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from adapters_pl.errors import UserError
 
 
 class StepIndices(list[int]):
@@ -18,10 +26,12 @@ class StepIndices(list[int]):
     Attributes:
         loss_tokens: labelled tokens of the whole step, over all processes and accumulated batches.
         empty: the rows only keep this process in step with the others; their labels do not count.
+        seed: of whatever is drawn while the batch is loaded.
     """
 
     loss_tokens: int = 1
     empty: bool = False
+    seed: int = 0
 
 
 class StepSampler(Sampler[list[int]]):
@@ -30,6 +40,9 @@ class StepSampler(Sampler[list[int]]):
     One step takes the next ``batch_size * world_size * accumulate`` rows of the order and deals them out, so
     any division of the same step among processes and accumulated batches sees the same rows. A last step
     with too few rows gives some processes an empty batch rather than dropping or repeating rows.
+
+    Its state is how many rows of an epoch were trained on, which holds for any division: where another number
+    of processes goes on in the middle of a step, the first step has the rows that are left of it.
 
     Args:
         label_counts: labelled tokens of every row.
@@ -59,10 +72,43 @@ class StepSampler(Sampler[list[int]]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
+        #: Rows of this epoch that were trained on before this sampler was made.
+        self.before = 0
+
+    @property
+    def sampler(self) -> StepSampler:
+        """Itself: Lightning looks for ``set_epoch`` on a batch sampler's sampler only."""
+        return self
+
+    @property
+    def step_rows(self) -> int:
+        """Rows in a whole step, over all processes and accumulated batches."""
+        return self.batch_size * self.world_size * self.accumulate
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning says which epoch begins; every epoch has an order of its own."""
+        if epoch != self.epoch:
+            self.before = 0
         self.epoch = epoch
+
+    def state_dict(self, batches: int = 0) -> dict[str, int]:
+        """Where the epoch stands after its first ``batches`` batches; of a step that is not complete, at its start."""
+        total = len(self.label_counts)
+        rows = total if batches >= len(self) else batches // self.accumulate * self.step_rows
+        return {"epoch": self.epoch, "rows": max(self.before, rows), "of": total}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on in the epoch and after the rows that ``state`` names.
+
+        Raises:
+            UserError: the training data has other rows than it had.
+        """
+        if state["rows"] and state["of"] != len(self.label_counts):
+            raise UserError(
+                f"The checkpoint stands in the middle of {state['of']} training rows, and here are "
+                f"{len(self.label_counts)}: go on with the same data and the same data options."
+            )
+        self.epoch, self.before = state["epoch"], state["rows"]
 
     def order(self) -> list[int]:
         """The rows in this epoch's order."""
@@ -72,28 +118,69 @@ class StepSampler(Sampler[list[int]]):
         return torch.randperm(len(self.label_counts), generator=generator).tolist()
 
     def __len__(self) -> int:
-        """Batches per process and epoch."""
-        return sum(len(self._batches(rows)) for rows in self._steps(list(range(len(self.label_counts)))))
-
-    def _steps(self, order: list[int]) -> list[list[int]]:
-        size = self.batch_size * self.world_size * self.accumulate
-        return [order[i : i + size] for i in range(0, len(order), size)]
-
-    def _batches(self, rows: list[int]) -> list[list[int]]:
-        """The process's own batches of one step: rows are dealt out over the processes, in order."""
-        width = self.batch_size * self.world_size
-        rounds = [rows[i : i + width] for i in range(0, len(rows), width)]
-        return [group[self.rank :: self.world_size] for group in rounds]
+        """Batches per process and whole epoch."""
+        return -(-len(self.label_counts) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this process's batches, each with the labelled tokens of its whole step."""
-        for rows in self._steps(self.order()):
+        order, width = self.order(), self.batch_size * self.world_size
+        if self.before == len(order):
+            return
+        for start in range(self.before // self.step_rows * self.step_rows, len(order), self.step_rows):
+            stop = min(start + self.step_rows, len(order))
+            rows = order[max(start, self.before) : stop]
             tokens = sum(self.label_counts[row] for row in rows)
-            for batch in self._batches(rows):
+            # Rows are dealt out over the processes, in order; a step keeps its batches where rows are missing.
+            for place in range(0, stop - start, width):
+                batch = rows[place : place + width][self.rank :: self.world_size]
                 indices = StepIndices(batch or rows[:1])
                 indices.loss_tokens = max(1, tokens)
                 indices.empty = not batch
+                indices.seed = zlib.crc32(repr((self.seed, self.epoch, start + place, self.rank)).encode())
                 yield indices
+
+
+class SeededRows(Dataset[Any]):
+    """Rows of which every batch is loaded with random numbers of its own.
+
+    What is drawn then depends neither on how many processes load nor on whether training was interrupted, and
+    the numbers that dropout draws do not depend on what loading draws.
+    """
+
+    def __init__(self, rows: Dataset[Any]) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        """Rows in all."""
+        return len(self.rows)  # type: ignore[arg-type]
+
+    def __getitems__(self, indices: StepIndices) -> list[Any]:
+        """A batch's rows."""
+        with isolate_rng(include_cuda=False):
+            random.seed(indices.seed)
+            np.random.seed(indices.seed)
+            torch.default_generator.manual_seed(indices.seed)  # torch.manual_seed would seed the GPUs as well
+            return self.rows.__getitems__(indices)  # type: ignore[attr-defined]
+
+
+class StepLoader(DataLoader[Any]):
+    """Loads the batches of a :class:`StepSampler`, from wherever it stands.
+
+    Lightning asks for an iterator before it says which epoch begins, and loader processes begin at once; so
+    here nothing is loaded before the first batch is asked for.
+    """
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        """Yield the batches that are left of the epoch."""
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch began; see :meth:`StepSampler.state_dict`."""
+        return self.batch_sampler.state_dict()  # type: ignore[union-attr]
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin elsewhere; see :meth:`StepSampler.load_state_dict`."""
+        self.batch_sampler.load_state_dict(state)  # type: ignore[union-attr]
 
 
 class LengthSortedSampler(Sampler[list[int]]):
@@ -109,6 +196,15 @@ class LengthSortedSampler(Sampler[list[int]]):
     def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
         batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+        if len(batches) < world_size > 1:
+            # A process without a batch would not take part in what all processes do together.
+            if len(order) < world_size:
+                raise UserError(
+                    f"{len(order)} rows to answer cannot be divided among {world_size} processes; "
+                    "use fewer of them (--trainer.devices 1)."
+                )
+            bounds = [len(order) * i // world_size for i in range(world_size + 1)]
+            batches = [order[start:end] for start, end in pairwise(bounds)]
         self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:

@@ -29,6 +29,7 @@ def trainer(tokenizer):
         accumulate_grad_batches=1,
         lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
         state=SimpleNamespace(fn="fit"),
+        strategy=None,
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
     )
 

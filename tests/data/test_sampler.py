@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import pickle
+import random
 
+import numpy as np
 import pytest
-from hypothesis import given, settings
+import torch
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from lightning.fabric.utilities.data import _set_sampler_epoch
+from torch.utils.data import Dataset
 
-from adapters_pl.data.sampler import LengthSortedSampler, StepSampler
+from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
+from adapters_pl.errors import UserError
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
 COUNTS = st.lists(st.integers(0, 9), max_size=40)
@@ -147,21 +153,145 @@ def test_without_shuffling_rows_keep_their_order_in_every_epoch():
     assert list(sampler) == [[0, 1], [2, 3], [4]]
 
 
+# ---- going on
+
+
+DIVISIONS = st.tuples(SIZES, SIZES, SIZES)
+
+
+def resumed(counts, division, state, **options):
+    """Each process's batches of what is left of the epoch that ``state`` stands in."""
+    batch_size, world_size, accumulate = division
+    samplers = [StepSampler(counts, batch_size, rank, world_size, accumulate, **options) for rank in range(world_size)]
+    for sampler in samplers:
+        sampler.load_state_dict(state)
+    return [list(sampler) for sampler in samplers]
+
+
+@PROPERTY
+@given(counts=COUNTS, division=DIVISIONS, data=st.data())
+def test_going_on_gives_the_batches_that_were_left(counts, division, data):
+    batch_size, world_size, accumulate = division
+    ranks = of_every_rank(counts, batch_size, world_size, accumulate, seed=3)
+    steps_done = data.draw(st.integers(0, len(steps(ranks, accumulate))))
+    done = min(steps_done * accumulate, len(ranks[0]))
+    state = StepSampler(counts, batch_size, 0, world_size, accumulate, seed=3).state_dict(done)
+    left = resumed(counts, division, state, seed=3)
+    for all_batches, batches in zip(ranks, left, strict=True):
+        assert [vars(b) | {"rows": list(b)} for b in batches] == [
+            vars(b) | {"rows": list(b)} for b in all_batches[done:]
+        ]
+
+
+@PROPERTY
+@given(counts=COUNTS, before=DIVISIONS, after=DIVISIONS, data=st.data())
+def test_on_another_division_every_row_that_is_left_comes_once(counts, before, after, data):
+    batch_size, world_size, accumulate = before
+    first = of_every_rank(counts, batch_size, world_size, accumulate, seed=3)
+    done = data.draw(st.integers(0, len(steps(first, accumulate)))) * accumulate
+    seen = [row for batches in first for row in rows_that_count(batches[:done])]
+    state = StepSampler(counts, batch_size, 0, world_size, accumulate, seed=3).state_dict(done)
+    assert state["rows"] == len(seen)
+    second = resumed(counts, after, state, seed=3)
+    assert sorted([*seen, *(row for batches in second for row in rows_that_count(batches))]) == list(range(len(counts)))
+    # Processes stay in step, steps keep their batches, and a step knows the labels of the rows that are left of it.
+    assert len({len(batches) for batches in second}) == 1
+    whole = len(StepSampler(counts, after[0], 0, *after[1:]))
+    assert not second[0] or (whole - len(second[0])) % after[2] == 0
+    for step in steps(second, after[2]):
+        labelled = sum(counts[row] for row in rows_that_count(step))
+        assert {batch.loss_tokens for batch in step} == {max(1, labelled)}
+
+
+def test_a_step_that_is_not_complete_is_done_again():
+    sampler = StepSampler([1] * 10, 1, 0, 2, 2)
+    assert [sampler.state_dict(batches)["rows"] for batches in range(6)] == [0, 0, 4, 4, 8, 10]
+
+
+def test_after_the_resumed_epoch_the_next_one_is_whole():
+    sampler = StepSampler([1] * 6, 2, shuffle=False)
+    sampler.load_state_dict({"epoch": 3, "rows": 4, "of": 6})
+    sampler.set_epoch(3)
+    assert list(sampler) == [[4, 5]]
+    assert len(sampler) == 3
+    assert sampler.state_dict(0)["rows"] == 4
+    sampler.set_epoch(4)
+    assert list(sampler) == [[0, 1], [2, 3], [4, 5]]
+
+
+def test_other_rows_are_refused_in_the_middle_of_an_epoch_only():
+    state = {"epoch": 2, "rows": 4, "of": 7}
+    with pytest.raises(UserError, match="stands in the middle of 7 training rows, and here are 6"):
+        StepSampler([1] * 6, 2).load_state_dict(state)
+    StepSampler([1] * 6, 2).load_state_dict({**state, "rows": 0})
+
+
+# ---- loading
+
+
+class Noise(Dataset):
+    """Rows of which each draws from every global generator."""
+
+    def __getitems__(self, indices):
+        return [(row, random.random(), np.random.rand(), float(torch.rand(()))) for row in indices]
+
+    def __len__(self):
+        return 8
+
+
+def loader(epoch=0, workers=0):
+    sampler = StepSampler([1] * 8, 2, seed=1)
+    sampler.set_epoch(epoch)
+    options = {"collate_fn": list, "num_workers": workers, "generator": torch.Generator()}
+    return StepLoader(SeededRows(Noise()), batch_sampler=sampler, **options)
+
+
+def test_lightning_tells_the_sampler_which_epoch_begins():
+    batches = loader()
+    before = list(batches)
+    _set_sampler_epoch(batches, 2)
+    assert batches.batch_sampler.epoch == 2
+    assert list(batches) != before
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_iterator_that_was_made_too_early_has_the_epoch_that_begins(workers):
+    batches = loader(workers=workers)
+    early = iter(batches)
+    batches.batch_sampler.set_epoch(2)
+    assert list(early) == list(loader(2))
+
+
+def test_each_batch_draws_numbers_of_its_own_and_leaves_the_others_alone():
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    expected = (random.random(), np.random.rand(), float(torch.rand(())))
+    random.seed(0), np.random.seed(0), torch.manual_seed(0)
+    drawn = [row[1:] for batch in (*loader(0), *loader(1)) for row in batch]
+    assert (random.random(), np.random.rand(), float(torch.rand(()))) == expected
+    assert len(set(drawn)) == 16
+    going_on = loader(1)
+    going_on.load_state_dict({"epoch": 1, "rows": 4, "of": 8})
+    assert list(going_on) == list(loader(1))[2:]
+
+
 # ---- rows to generate for
 
 
 @PROPERTY
 @given(lengths=st.lists(st.integers(1, 99), max_size=40), batch_size=SIZES, world_size=SIZES)
 def test_sorted_rows_come_exactly_once_over_all_processes(lengths, batch_size, world_size):
+    assume(len(lengths) >= world_size)
     samplers = [LengthSortedSampler(lengths, batch_size, rank, world_size) for rank in range(world_size)]
     assert sorted(row for sampler in samplers for batch in sampler for row in batch) == list(range(len(lengths)))
     assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
-    assert all(len(batch) <= batch_size for sampler in samplers for batch in sampler)
+    assert all(0 < len(batch) <= batch_size for sampler in samplers for batch in sampler)
+    assert all(len(sampler) for sampler in samplers)
 
 
 @PROPERTY
 @given(lengths=st.lists(st.integers(1, 99), max_size=40), batch_size=SIZES, world_size=SIZES)
 def test_each_process_meets_its_longest_rows_first(lengths, batch_size, world_size):
+    assume(len(lengths) >= world_size)
     for rank in range(world_size):
         met = [lengths[row] for batch in LengthSortedSampler(lengths, batch_size, rank, world_size) for row in batch]
         assert met == sorted(met, reverse=True)
@@ -171,3 +301,9 @@ def test_sorted_batches_go_round_the_processes_and_ties_keep_the_files_order():
     lengths = [3, 9, 5, 9, 1]
     assert list(LengthSortedSampler(lengths, 2, 0, 2)) == [[1, 3], [4]]
     assert list(LengthSortedSampler(lengths, 2, 1, 2)) == [[2, 0]]
+
+
+def test_fewer_rows_than_processes_are_refused():
+    assert list(LengthSortedSampler([], 2)) == []
+    with pytest.raises(UserError, match="2 rows to answer cannot be divided among 3 processes"):
+        LengthSortedSampler([4, 5], 8, 0, 3)

@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from adapters_pl import CausalLMModule, UserError, load_adapter
 from adapters_pl.checkpoint import read_checkpoint
 from adapters_pl.data.sampler import StepSampler
+from adapters_pl.sharded_checkpoint import load
 from tests.distributed.test_ddp import ENVIRONMENT, _free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -121,3 +122,25 @@ def test_a_sharded_checkpoint_loads_on_one_process(tmp_path, make_base, rows, on
     os.remove(sharded / "part-1.pt")
     with pytest.raises(UserError, match="not whole"):
         read_checkpoint(sharded)
+
+
+def test_a_sharded_run_is_tested_and_goes_on_without_shards(tmp_path, make_base, rows):
+    sharded = ["--trainer.strategy.class_path", "adapters_pl.strategies.FullyShardedStrategy"]
+    sharded += ["--trainer.strategy.init_args.save_distributed_checkpoint", "true", "--trainer.devices", "2"]
+    alone = ["--trainer.devices", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+    own = ["--model.base", str(make_base()), "--data", "InstructionJSON", "--data.path", str(rows), "--adapter", "LoRA"]
+    own += ["--data.val_size", "0", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+
+    def command(*words):
+        program = [sys.executable, "-m", "adapters_pl", *words]
+        done = subprocess.run(program, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr[-3000:]
+
+    command("fit", *own, *sharded, "--trainer.max_epochs", "1")
+    last = tmp_path / "runs/lora-1/checkpoints/last.ckpt"
+    assert len(list(last.glob("part-*.pt"))) == 2
+    command("test", "--data.test_path", str(rows), "--data.max_new_tokens", "4", *alone)
+    assert json.loads((tmp_path / "runs/lora-1/results.json").read_text())["sets"]["uneven"]["n"] == 21
+    steps = load(last)["global_step"]
+    command("fit", "--ckpt_path", "last", "--trainer.strategy", "auto", *alone, "--trainer.max_epochs", "2")
+    assert torch.load(last, weights_only=True)["global_step"] > steps
