@@ -19,7 +19,7 @@ from adapters_pl.answers import PROTOCOLS, Kind, option_texts
 SETS: dict[str, Kind] = {"AQuA": "letter", "gsm8k": "number", "SVAMP": "number"}
 _PLAIN_NUMBER = re.compile(
     r"\banswer is:?\s*(?P<sign>-?)[$\u20ac\u00a3]?(?P<minus>-?)(?P<value>\d[\d,]*(?:\.\d+)?|\.\d+)"
-    r"(?P<unit>[^\d\n/=]*)$",
+    r"(?P<unit>[^\d\n/=+]*)$",
     re.IGNORECASE,
 )
 _PLAIN_LETTER = re.compile(r"\banswer is:?\s*\(?([A-E])\)?\.?$")

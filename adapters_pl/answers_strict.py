@@ -67,9 +67,10 @@ def _is_negative(text: str, match: re.Match[str]) -> bool:
 
 
 def _statements(stated: re.Pattern[str], text: str) -> Iterator[str]:
-    """What follows each statement on its own line, the last statement first."""
+    """What follows each statement on its own line, the last statement first; of "not 12 but 13" what follows "but"."""
     for statement in reversed(list(stated.finditer(text))):
-        yield text[statement.end() :].split("\n", 1)[0]
+        line = text[statement.end() :].split("\n", 1)[0]
+        yield re.split(r"\bbut\b", line, maxsplit=1)[-1] if re.match(r"not\b.*\bbut\b", line) else line
 
 
 def extract_number(text: str) -> str | None:

@@ -123,12 +123,24 @@ def compare(first: Tested, second: Tested, seed: int = 0) -> list[Comparison]:
     return found
 
 
+def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What two runs' results do not share and should, for their accuracies to be compared."""
+    notes = []
+    if first.get("protocol") != second.get("protocol"):
+        notes.append(f"they differ in protocol: {first.get('protocol')} and {second.get('protocol')}")
+    before, after = (results.get("data") or {} for results in (first, second))
+    if changed := [path for path in before if after.get(path, before[path]) != before[path]]:
+        notes.append(f"they read different files by the name of {', '.join(changed)}")
+    return notes
+
+
 def comparison_table(comparisons: Sequence[Comparison]) -> Table:
     """Set, rows in common, both accuracies, the difference with its interval, the changed rows, p."""
     first, second = comparisons[0].first, comparisons[0].second
-    table = Table(title=f"{second} against {first}, in %", title_justify="left")
-    for heading in ("set", "rows", first, second, "difference", "95% interval", "only first", "only second", "p"):
-        table.add_column(heading, justify="left" if heading == "set" else "right")
+    table = Table(title=f"{second} against {first} (the first), in %", title_justify="left")
+    for heading in ("set", "rows", "first", "second", "difference", "95% interval", "only first", "only second", "p"):
+        # Nothing is cut short where the terminal is narrow: sets that begin alike have to be told apart.
+        table.add_column(heading, justify="left" if heading == "set" else "right", overflow="fold")
     for c in comparisons:
         low, high = c.interval
         table.add_row(
@@ -185,7 +197,6 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
         if not found:
             raise UserError(f"{first.name} and {other.name} have no tested row in common.")
         print_table(comparison_table(found))
-        differ = [key for key in ("protocol",) if first.results.get(key) != other.results.get(key)]
-        for key in differ:
-            print(f"note: they differ in {key}: {first.results.get(key)} and {other.results.get(key)}")
+        for note in differences(first.results, other.results):
+            print(f"note: {note}")
     return DONE

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-#: How a base's path or hub id is recognised. Later LLaMAs are other models.
+#: How a base's path or hub id is recognised. Later LLaMAs and those of others are other models.
 _BASES = {
-    "LLaMA-7B": r"(?<!open[-_])llama(?:-?1)?[-_]7b",
-    "LLaMA-13B": r"(?<!open[-_])llama(?:-?1)?[-_]13b",
-    "BLOOMz-7B": r"bloomz[-_]7b1?",
+    "LLaMA-7B": r"(?<![a-z])(?<!open[-_])llama(?:-?1)?[-_]7b",
+    "LLaMA-13B": r"(?<![a-z])(?<!open[-_])llama(?:-?1)?[-_]13b",
+    "BLOOMz-7B": r"bloomz[-_]7b1?(?!-mt)",
+    "BLOOM-7B": r"bloom[-_]7b1?",
     "GPT-J-6B": r"gpt-?j[-_]6b",
 }
-_METHODS = {"PrefixTuning": "Prefix", "SeriesAdapter": "Series", "ParallelAdapter": "Parallel", "LoRA": "LoRA"}
+#: What the tables call a method. AdapterH and AdapterP are series adapters behind both sublayers and behind the MLP.
+_METHODS = {
+    "PrefixTuning": ("Prefix",),
+    "SeriesAdapter": ("Series", "AdapterH", "AdapterP"),
+    "ParallelAdapter": ("Parallel",),
+    "LoRA": ("LoRA",),
+}
 
 
 @dataclass(frozen=True)
@@ -45,21 +52,27 @@ def base_name(base: str) -> str | None:
     return next((name for name, pattern in _BASES.items() if re.search(pattern + r"(?!\d)", base.lower())), None)
 
 
-def published(base: str, method: str | None, protocol: str) -> Published | None:
-    """What was published for ``base`` and ``method`` by this protocol.
+def published(base: str, method: str | None, protocol: str) -> list[Published]:
+    """What was published for ``base`` and ``method`` by this protocol, the newest first; a later table corrects.
 
     Args:
         base: a path or hub id.
         method: the adapter's class name; ``None`` for the base alone, for which nothing was published.
         protocol: other protocols' numbers are not comparable.
     """
-    table, name, kind = _table(), base_name(base), _METHODS.get(method or "")
-    rows = [row for row in table["rows"] if (row["base"], row["method"]) == (name, kind)]
-    if protocol != table["protocol"] or not rows:
-        return None
-    # One base and method has a row in each table; where they overlap they agree.
-    accuracy = {set_name: value / 100 for row in rows for set_name, value in row["accuracy"].items()}
-    return Published(f"{name} {kind}", accuracy, table["sources"][rows[0]["source"]])
+    table, name = _table(), base_name(base)
+    if protocol != table["protocol"]:
+        return []
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in table["rows"]:
+        if row["base"] == name and row["method"] in _METHODS.get(method or "", ()):
+            # Arithmetic and commonsense stand in two tables of one source.
+            found.setdefault((row["method"], row["source"]), {}).update(_shares(row))
+    return [Published(f"{name} {called}", rows, table["sources"][source]) for (called, source), rows in found.items()]
+
+
+def _shares(row: dict[str, Any]) -> dict[str, float]:
+    return {set_name: value / 100 for set_name, value in row["accuracy"].items()}
 
 
 def references(protocol: str) -> list[Published]:
@@ -70,6 +83,5 @@ def references(protocol: str) -> list[Published]:
     found: dict[str, Published] = {}
     for row in table["references"]:
         known = found.get(row["base"], Published(row["base"], {}, table["sources"][row["source"]]))
-        shares = {set_name: value / 100 for set_name, value in row["accuracy"].items()}
-        found[row["base"]] = Published(row["base"], {**known.accuracy, **shares}, known.source)
+        found[row["base"]] = Published(row["base"], {**known.accuracy, **_shares(row)}, known.source)
     return list(found.values())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from adapters_pl.metrics import bootstrap_interval
 from adapters_pl.published import Published, published, references
 
 Results = dict[str, dict[str, Any]]
+
+#: What a result may hold beside its accuracy, and what the table calls it.
+_FURTHER = {"accuracy_normalised": "per character"}
 
 
 def summarize(
@@ -69,6 +72,7 @@ def macro_average(sets: Results) -> dict[str, Any] | None:
 def results_table(sets: Results, adapter: str | None) -> Table:
     """Set, n, base alone, with adapter, its interval, difference; percentages, the difference in points.
 
+    Where there are several samples pass@k follows, where options were scored the accuracy by the score per character.
     Several sets are followed by their average.
     """
     table = Table(title=f"Accuracy in %{f', {adapter}' if adapter else ', base alone'}", title_justify="left")
@@ -77,15 +81,18 @@ def results_table(sets: Results, adapter: str | None) -> Table:
     marked = any(result.get("distribution") for result in sets.values())
     if marked:
         table.add_column("distribution")
-    for heading in ("n", "base alone", "with adapter", "95% interval", "difference"):
+    keys = sorted({key for result in sets.values() for key in result})
+    further = {key: _FURTHER.get(key, key) for key in keys if key in _FURTHER or key.startswith("pass@")}
+    for heading in ("n", "base alone", "with adapter", "95% interval", "difference", *further.values()):
         table.add_column(heading, justify="right")
-    average = macro_average(sets)
-    rows = [*sets.items(), *([("average", average)] if average else [])]
+    rows = list(sets.items())
+    if average := macro_average(sets):
+        rows.append((f"average of {len(sets)}", average))
     for name, result in rows:
         accuracy, base = result["accuracy"], result["base_accuracy"]
         if adapter is None:
             accuracy, base = None, accuracy
-        if name == "average" and average:
+        if result is average:
             table.add_section()
         table.add_row(
             name,
@@ -95,20 +102,26 @@ def results_table(sets: Results, adapter: str | None) -> Table:
             percent(accuracy),
             "-".join(percent(bound) for bound in result["interval"]) if "interval" in result else "",
             points(accuracy, base),
+            *(percent(result[key]) if key in result else "" for key in further),
         )
     return table
 
 
-def published_table(sets: Results, base: str, method: str | None, protocol: str) -> Table | None:
+def published_table(sets: Results, base: str, method: str | None, protocol: str) -> Group | None:
     """Our accuracies beside what was published for the same base, method and protocol; ``None`` if nothing was.
 
-    GPT-3.5 and ChatGPT stand beside them.
+    A table for each source and variant of the method; GPT-3.5 and ChatGPT stand beside them.
     """
-    same = published(base, method, protocol)
-    if same is None or not same.accuracy.keys() & sets.keys():
-        return None
     others = [other for other in references(protocol) if other.accuracy.keys() & sets.keys()]
-    table = Table(title=f"Published for {same.name}, in %", title_justify="left", caption=same.source)
+    tables = [
+        _beside(sets, same, others) for same in published(base, method, protocol) if same.accuracy.keys() & sets.keys()
+    ]
+    return Group(*tables) if tables else None
+
+
+def _beside(sets: Results, same: Published, others: list[Published]) -> Table:
+    table = Table(title=f"Published for {same.name}, in %", title_justify="left")
+    table.caption, table.caption_justify = same.source, "left"
     for heading in ("set", "ours", "published", "difference", *(other.name for other in others)):
         table.add_column(heading, justify="left" if heading == "set" else "right")
     for name, result in sets.items():
@@ -119,24 +132,25 @@ def published_table(sets: Results, base: str, method: str | None, protocol: str)
             points(result["accuracy"], same.accuracy.get(name)),
             *(percent(other.accuracy.get(name)) for other in others),
         )
-    if row := _published_average(sets, same, others):
+    common = {name: result["accuracy"] for name, result in sets.items() if name in same.accuracy}
+    if len(common) > 1:
+        # The average of all, ours as well, is over the sets of this table alone.
+        ours, theirs = _mean(common, common), _mean(same.accuracy, common)
         table.add_section()
-        table.add_row("average", *row)
+        table.add_row(
+            f"average of {len(common)}",
+            percent(ours),
+            percent(theirs),
+            points(ours, theirs),
+            *(percent(_mean(other.accuracy, common)) for other in others),
+        )
     return table
 
 
-def _published_average(sets: Results, same: Published, others: list[Published]) -> list[str] | None:
-    """The averages over the sets of which ours and the published number are known."""
-    common = [name for name in sets if name in same.accuracy]
-    if len(common) < 2:
-        return None
-
-    def mean(accuracy: dict[str, float]) -> float | None:
-        values = [accuracy[name] for name in common if name in accuracy]
-        return sum(values) / len(values) if len(values) == len(common) else None
-
-    ours, theirs = mean({name: sets[name]["accuracy"] for name in common}), mean(same.accuracy)
-    return [percent(ours), percent(theirs), points(ours, theirs), *(percent(mean(o.accuracy)) for o in others)]
+def _mean(accuracy: Mapping[str, float], names: Collection[str]) -> float | None:
+    """The mean over the named sets; ``None`` where one of them is not known."""
+    values = [accuracy[name] for name in names if name in accuracy]
+    return sum(values) / len(values) if len(values) == len(names) else None
 
 
 def percent(share: float | None) -> str:
@@ -149,7 +163,7 @@ def points(share: float | None, other: float | None) -> str:
     return "-" if share is None or other is None else f"{100 * (share - other):+.1f}"
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table | Group) -> None:
     """Print to the terminal, or as wide as needed where there is none."""
     console = Console()
     if not console.is_terminal:

@@ -128,7 +128,7 @@ def _fetch(files: Sequence[Source]) -> int:
             failed += 1
             print(f"{source.path}: {error}")
     if failed:
-        raise UserError(f"{failed} of {len(files)} files could not be fetched.")
+        raise UserError(f"{failed} of {len(files)} files were not fetched; try again, or put them below --root.")
     return _DONE
 
 
@@ -159,7 +159,10 @@ def _verify(root: str | None, files: Sequence[Source], named: Sequence[str]) -> 
         raise UserError("No published file is at hand: pass --root, set ADAPTERS_PL_DATA, or run: data fetch NAME")
     print_table(table)
     if wrong:
-        raise UserError(f"{len(wrong)} of {table.row_count} files are not as published: {', '.join(wrong)}.")
+        raise UserError(
+            f"{len(wrong)} of {table.row_count} files are not as published: {', '.join(wrong)}. Copy them, or run "
+            "'adapters-pl data fetch NAME'."
+        )
     return _DONE
 
 
@@ -176,7 +179,8 @@ def _show(root: str | None, name: str, split: str | None, count: int) -> int:
         source = sources()[file]
         found = _where(root, source)
         console.print(f"{key}: {found[0] if found else 'not at hand'}", soft_wrap=True)
-        console.print(f"  {source.rows or '?'} rows, SHA-1 {source.sha1}", soft_wrap=True)
+        held = f" of {', '.join(source.columns)}" if source.columns else ""
+        console.print(f"  {source.rows or '?'} rows{held}, SHA-1 {source.sha1}", soft_wrap=True)
         console.print(f"  {source.url}", soft_wrap=True)
         licence = f"{source.licence}, " if source.licence else ""
         console.print(f"  {licence}shared under {source.shared_under}; {source.citation}", soft_wrap=True)

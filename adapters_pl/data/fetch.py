@@ -1,4 +1,4 @@
-"""Finding a published file: the data root, then the cache, then the download.
+"""Finding a published file: where it is said to be, then the data root, then the cache, then the download.
 
 A download goes into ``<name>.part`` beside its place in the cache, is checked against the registered SHA-1, and
 is renamed only then; what an interrupted one left behind is gone on with.
@@ -7,7 +7,7 @@ is renamed only then; what an interrupted one left behind is gone on with.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from urllib.error import HTTPError
@@ -60,19 +60,25 @@ def local_path(root: str | None, relative: str) -> Path:
     return Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser() / relative
 
 
-def find_file(root: str | None, relative: str, wanted_by: str) -> Path:
+def find_file(root: str | None, relative: str, wanted_by: str, files: Mapping[str, str] | None = None) -> Path:
     """The file ``relative`` of the published layout, fetched if it has to be.
 
     Args:
         root: the folder that holds the published layout; else the environment variable's, else the current one.
         relative: the file's path in that layout.
         wanted_by: the dataset that asks, for the messages.
+        files: where files lie that are not in that layout, by their path in it; they come before everything else.
 
     Raises:
         MissingFile: it is nowhere; the message says where it was looked for and how to name the root.
-        UserError: what was found in the cache or downloaded is not the registered file, or the cache cannot
-            be written.
+        UserError: ``files`` names it where it is not, what was found in the cache or downloaded is not the registered
+            file, or the cache cannot be written.
     """
+    if files and relative in files:
+        named = Path(files[relative]).expanduser()
+        if not named.is_file():
+            raise UserError(f"{wanted_by}: no file {named}, which data.files names for '{relative}'; check the path.")
+        return named
     path = local_path(root, relative)
     if path.is_file():
         return path
@@ -83,10 +89,11 @@ def find_file(root: str | None, relative: str, wanted_by: str) -> Path:
     cached = cached_path(relative)
     if cached.is_file() and blob_sha1(cached) == source.sha1:
         return cached
+    damaged = f", and {cached} is not the published file" if cached.is_file() else ""
     try:
         return download(source, cached)
     except MissingFile as error:
-        raise MissingFile(f"{wanted_by}: no file {path}. {remedy}; {error}") from error
+        raise MissingFile(f"{wanted_by}: no file {path}{damaged}. {remedy}; {error}") from error
 
 
 def check_published(path: Path, relative: str, wanted_by: str) -> str:

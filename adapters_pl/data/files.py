@@ -17,6 +17,8 @@ from adapters_pl.errors import UserError
 #: The fields of a row, in the order in which examples use them.
 FIELDS = ("id", "instruction", "input", "output", "answer")
 
+_CUT, _MEND = "the file seems to be cut; copy or download it again", "mend the file there"
+
 
 def read_rows(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The rows of a file: ``.json`` (a list of objects), ``.jsonl`` (an object a line), ``.csv`` or ``.parquet``.
@@ -29,8 +31,8 @@ def read_rows(path: Path, columns: Mapping[str, str] | None = None) -> list[dict
         columns: which of the file's columns a field is read from, where it has another name.
 
     Raises:
-        UserError: no such file, it is cut or otherwise not what its ending says, it is empty, or a row is not as
-            it should be. Rows are counted from 1.
+        UserError: no such file, it is cut or otherwise not what its ending says, it is empty, a row is not as it
+            should be, or two have the same id. Rows are counted from 1.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the JSON file itself.")
@@ -46,17 +48,29 @@ def checked_rows(rows: Iterable[Any], where: str, columns: Mapping[str, str] | N
     """Rows from anywhere in the form that examples are made of; ``where`` names their origin in an error."""
     checked = [_checked(where, number, row, columns or {}) for number, row in enumerate(rows, start=1)]
     if not checked:
-        raise UserError(f"{where}: holds no rows.")
+        raise UserError(f"{where}: holds no rows; name a file that has some.")
+    first: dict[str, int] = {}
+    for number, row in enumerate(checked, start=1):
+        if row.get("id") is not None and (earlier := first.setdefault(row["id"], number)) != number:
+            raise UserError(
+                f"{where}: rows {earlier} and {number} have the same id '{row['id']}'; give each row its own, or "
+                "leave 'id' out."
+            )
     return checked
 
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as text: {error}") from error
+        raise UserError(f"{path}: no such file; check the path.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read as text ({error}); save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); check its permissions.") from error
+    if not text.strip():
+        raise UserError(f"{path}: the file is empty; copy or download it again.")
+    return text
 
 
 def as_dataset(rows: list[dict[str, Any]], path: Path, columns: Iterable[str] | None = None) -> Dataset:
@@ -77,23 +91,26 @@ def _parse_list(path: Path, text: str) -> list[Any]:
     try:
         rows = json.loads(text)
     except json.JSONDecodeError as error:
-        cut = not text.rstrip().endswith("]")
-        hint = "the file seems to be cut; copy or download it again" if cut else "mend the file there"
+        hint = _MEND if text.rstrip().endswith("]") else _CUT
         raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; {hint}.") from error
     if not isinstance(rows, list):
-        raise UserError(f"{path}: should hold a list of rows, not {type(rows).__name__}.")
+        raise UserError(
+            f"{path}: should hold a list of rows, not {type(rows).__name__}; files of one object a line end in .jsonl."
+        )
     return rows
 
 
 def _parse_lines(path: Path, text: str) -> list[Any]:
     rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
+    lines = text.rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is no valid JSON: {error.msg}.") from error
+            hint = _CUT if number == len(lines) else _MEND
+            raise UserError(f"{path}: line {number} is no valid JSON: {error.msg}; {hint}.") from error
     return rows
 
 
@@ -113,7 +130,7 @@ def _parse_csv(path: Path, text: str) -> list[Any]:
             # CSV knows no difference between nothing and empty text.
             rows.append({name: value or None for name, value in zip(header, values, strict=True)})
     except csv.Error as error:
-        raise UserError(f"{path}: no valid CSV at line {reader.line_num}: {error}.") from error
+        raise UserError(f"{path}: no valid CSV at line {reader.line_num}: {error}; {_MEND}.") from error
     return rows
 
 
@@ -121,7 +138,7 @@ def _parse_parquet(path: Path) -> list[Any]:
     try:
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
+        raise UserError(f"{path}: no such file; check the path.") from None
     except (OSError, ArrowInvalid) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{path}: cannot be read as Parquet ({reason}); copy or download it again.") from error
@@ -129,24 +146,31 @@ def _parse_parquet(path: Path) -> list[Any]:
 
 def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(row, dict):
-        raise UserError(f"{where}: row {number} should be an object, not {type(row).__name__}.")
+        raise UserError(f"{where}: row {number} should be an object, not {type(row).__name__}; mend the row.")
     clean = dict(row)
+    has = ", ".join(map(repr, row)) or "nothing"
     for field, column in columns.items():
         if column not in row:
-            has = ", ".join(map(repr, row)) or "nothing"
-            raise UserError(f"{where}: row {number} has no '{column}' to read '{field}' from; it has {has}.")
+            raise UserError(
+                f"{where}: row {number} has no '{column}' to read '{field}' from; it has {has}. Mend the row, or name "
+                "another column."
+            )
         clean[field] = row[column]
     instruction = clean.get("instruction")
     if instruction is None:
-        has = ", ".join(map(repr, row)) or "nothing"
-        raise UserError(f"{where}: row {number} has no 'instruction'; it has {has}.")
+        raise UserError(
+            f"{where}: row {number} has no 'instruction'; it has {has}. Mend the row, or name the column that holds it "
+            "(InstructionJSON's --data.columns)."
+        )
     if not isinstance(instruction, str) or not instruction.strip():
-        raise UserError(f"{where}: row {number} has no 'instruction' that is text, but {instruction!r}.")
+        raise UserError(f"{where}: row {number} has no 'instruction' that is text, but {instruction!r}; mend the row.")
     if clean.get("id") is not None:
         clean["id"] = str(clean["id"])
     for field in ("input", "output", "answer"):
         value = clean.get(field)
         if isinstance(value, dict | list):
-            raise UserError(f"{where}: row {number}: '{field}' should be text, not {type(value).__name__}.")
+            raise UserError(
+                f"{where}: row {number}: '{field}' should be text, not {type(value).__name__}; mend the row."
+            )
         clean[field] = None if value is None else str(value)
     return clean

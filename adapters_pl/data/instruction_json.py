@@ -13,6 +13,7 @@ from datasets import Dataset
 from adapters_pl.answers import Kind
 from adapters_pl.data.base import ReasoningDataModule, Split
 from adapters_pl.data.files import FIELDS, as_dataset, checked_rows, read_rows
+from adapters_pl.data.sources import blob_sha1
 from adapters_pl.errors import UserError, did_you_mean, first_line
 
 _MOST_OPTIONS = 10
@@ -122,7 +123,9 @@ class InstructionJSON(ReasoningDataModule):
     def _read(self, path: str, split: str) -> list[dict[str, Any]]:
         file = Path(path).expanduser()
         if file.suffix in _ENDINGS or file.exists() or path.count("/") != 1:
-            return read_rows(file, self.columns)
+            rows = read_rows(file, self.columns)
+            self._checksums[path] = blob_sha1(file)
+            return rows
         return checked_rows(self._from_hub(path, split), f"{path} ({split})", self.columns)
 
     def _from_hub(self, name: str, split: str) -> Dataset:
@@ -130,7 +133,8 @@ class InstructionJSON(ReasoningDataModule):
             splits = datasets.load_dataset(name, self.hub_config)
         except Exception as error:  # what the library raises differs from fault to fault and version to version
             raise UserError(
-                f"{name}: no such file, and as a hub dataset it cannot be loaded: {first_line(error)}"
+                f"{name}: no such file, and as a hub dataset it cannot be loaded: {first_line(error).rstrip('.')}. "
+                "Check the name, and the network."
             ) from error
         if split not in splits:
             raise UserError(

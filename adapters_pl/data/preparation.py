@@ -67,7 +67,7 @@ def rows_of_tests(
 def guard(data: ReasoningDataModule, examples: Sequence[Example], *parts: list[int]) -> list[list[int]]:
     """Check the rows of ``parts`` against every set the run will be judged on, as ``data.contamination`` says.
 
-    What was found is left in ``data.contamination_report``.
+    What was found is left in ``data.contamination_report``, with the checksums of the files that were compared.
 
     Returns:
         The parts, without the rows that are dropped.
@@ -85,6 +85,9 @@ def guard(data: ReasoningDataModule, examples: Sequence[Example], *parts: list[i
         {name: data.distribution(name) for name in tests},
         unchecked,
     )
+    # What was compared, by its checksum: the results of a test only name the files that were tested.
+    owners = [data, *(owner for owner, _ in tests.values())]
+    found["data"] = {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
     data.contamination_report = found
     if not tests:
         return list(parts)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from pyarrow import ArrowInvalid
 from transformers import PreTrainedTokenizerBase
 
-from adapters_pl.data.fetch import cache_folder
+from adapters_pl.data.fetch import CACHE_VARIABLE, cache_folder
 from adapters_pl.data.tokenize import encode_rows
 
 #: Fewer rows than this are encoded sooner than they are looked up.
@@ -44,7 +44,10 @@ def encoded(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], response
         file.parent.mkdir(parents=True, exist_ok=True)
         return _from_cache(rows, encode, file, key)
     except OSError as error:
-        rank_zero_info(f"tokenised rows are not cached: {file.parent} cannot be written ({error.strerror or error})")
+        rank_zero_info(
+            f"tokenised rows are not cached: {file.parent} cannot be written ({error.strerror or error}); name another "
+            f"folder with {CACHE_VARIABLE}"
+        )
         return Dataset.from_dict(encode(texts), features=_FEATURES)
 
 

@@ -70,7 +70,10 @@ def test_a_file_that_is_not_as_published_is_an_error(run, root):
     assert code == 1
     assert "another file: SHA-1" in out
     assert "(cut: " in out
-    assert err == "error: 1 of 1 files are not as published: dataset/AddSub/test.json.\n"
+    assert err == (
+        "error: 1 of 1 files are not as published: dataset/AddSub/test.json. Copy them, or run 'adapters-pl data "
+        "fetch NAME'.\n"
+    )
 
 
 def test_a_missing_file_is_an_error_only_where_it_is_named(run, root):
@@ -87,6 +90,7 @@ def test_a_set_is_shown_with_its_rows(run, root):
     code, out, _ = run("show", "AddSub", "--rows", "1", "--root", root)
     assert code == 0
     assert sources()["dataset/AddSub/test.json"].url in out
+    assert "395 rows of instruction, input, output, answer, SHA-1 " in out
     assert "ODC-By-1.0" in out
     assert "Hosseini et al. 2014" in out
     assert "Say [bold] 1." in out
@@ -149,7 +153,7 @@ def test_one_file_that_fails_does_not_keep_the_others_from_coming(run, monkeypat
     assert code == 1
     assert "dataset/SVAMP/test.json: no network." in out
     assert f"dataset/AddSub/test.json: {fetch.cached_path('dataset/AddSub/test.json')}" in out
-    assert err == "error: 1 of 2 files could not be fetched.\n"
+    assert err == "error: 1 of 2 files were not fetched; try again, or put them below --root.\n"
 
 
 def test_offline_nothing_is_fetched(run):

@@ -238,8 +238,22 @@ def test_a_damaged_file_in_the_cache_is_never_read(source, server, monkeypatch):
     assert find_file(None, RELATIVE, "AddSub").read_bytes() == CONTENT
     cached.write_bytes(CONTENT[:100])
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(MissingFile, match="AddSub: no file"):
+    with pytest.raises(MissingFile, match=rf"AddSub: no file .*, and {cached} is not the published file\."):
         find_file(None, RELATIVE, "AddSub")
+
+
+def test_a_file_named_by_its_path_comes_before_the_root(tmp_path):
+    (tmp_path / RELATIVE).parent.mkdir(parents=True)
+    (tmp_path / RELATIVE).write_bytes(b"[]")
+    own = tmp_path / "own.json"
+    own.write_bytes(CONTENT)
+    assert find_file(str(tmp_path), RELATIVE, "AddSub", {RELATIVE: str(own)}) == own
+    assert find_file(str(tmp_path), RELATIVE, "AddSub", {"another.json": str(own)}) == tmp_path / RELATIVE
+    own.unlink()
+    # Not a missing file, which skip_missing would pass over.
+    with pytest.raises(UserError, match=rf"AddSub: no file {own}, which data\.files names") as caught:
+        find_file(str(tmp_path), RELATIVE, "AddSub", {RELATIVE: str(own)})
+    assert not isinstance(caught.value, MissingFile)
 
 
 def test_the_cache_is_the_users_where_none_is_named(monkeypatch, tmp_path):

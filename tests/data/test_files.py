@@ -100,7 +100,6 @@ def test_a_line_is_what_a_line_feed_ends(write, name, separator):
         '[{"instruction": "add", "answer": nul',
         '[{"instruction": "add", "answer": "\\u22',
         "[",
-        "",
     ],
 )
 def test_a_file_that_stops_early_is_said_to_be_cut(complaint, rest):
@@ -119,6 +118,10 @@ def test_a_fault_in_the_middle_is_located_and_not_called_a_cut(complaint):
 def test_a_bad_line_is_counted_with_the_blank_ones(complaint):
     message = complaint('{"instruction": "add"}\n\n{"instruction": "ad\n', "rows.jsonl")
     assert "rows.jsonl: line 3 is no valid JSON" in message
+    assert "cut; copy or download it again" in message
+    message = complaint('{"instruction": "ad\n{"instruction": "add"}\n', "rows.jsonl")
+    assert "rows.jsonl: line 1 is no valid JSON" in message
+    assert "mend the file there" in message
 
 
 @pytest.mark.parametrize(
@@ -127,12 +130,23 @@ def test_a_bad_line_is_counted_with_the_blank_ones(complaint):
 def test_a_json_file_must_hold_a_list(complaint, text, kind):
     message = complaint(text)
     assert "should hold a list of rows" in message
-    assert message.endswith(f"not {kind}.")
+    assert f"not {kind}; files of one object a line end in .jsonl" in message
 
 
-@pytest.mark.parametrize(("text", "name"), [("[]", "rows.json"), ("", "rows.jsonl"), ("\n \n", "rows.jsonl")])
+@pytest.mark.parametrize("text", ["", "\ufeff", "\n \n"])
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.csv"])
+def test_an_empty_file_is_an_error(complaint, text, name):
+    assert complaint(text, name).endswith(f"{name}: the file is empty; copy or download it again.")
+
+
+@pytest.mark.parametrize(("text", "name"), [("[]", "rows.json"), ("instruction,answer\n", "rows.csv")])
 def test_a_file_without_rows_is_an_error(complaint, text, name):
-    assert complaint(text, name).endswith(f"{name}: holds no rows.")
+    assert complaint(text, name).endswith(f"{name}: holds no rows; name a file that has some.")
+
+
+def test_two_rows_with_one_id_are_named(complaint):
+    rows = [{"instruction": "a", "id": 7}, {"instruction": "b"}, {"instruction": "c"}, {"instruction": "d", "id": "7"}]
+    assert "rows.json: rows 1 and 4 have the same id '7'; give each row its own" in complaint(json.dumps(rows))
 
 
 @pytest.mark.parametrize(("row", "kind"), [("3", "int"), ('"add"', "str"), ("[]", "list"), ("null", "NoneType")])
@@ -145,7 +159,8 @@ def test_a_row_must_be_an_object(complaint, row, kind):
 )
 def test_a_row_without_an_instruction_is_named_by_its_number(complaint, row):
     message = complaint(json.dumps([{"instruction": "a"}, {"instruction": "b"}, row]))
-    assert "row 3 has no 'instruction'" in message
+    assert "rows.json: row 3 has no 'instruction'" in message
+    assert "end the row" in message
 
 
 def test_the_fields_that_a_row_does_have_are_listed(complaint):
@@ -157,7 +172,7 @@ def test_the_fields_that_a_row_does_have_are_listed(complaint):
 @pytest.mark.parametrize(("value", "kind"), [(["3"], "list"), ({"value": 3}, "dict")])
 def test_a_field_that_is_no_text_names_row_field_and_type(complaint, field, value, kind):
     message = complaint(json.dumps([{"instruction": "a"}, {"instruction": "b", field: value}]))
-    assert f"row 2: '{field}' should be text, not {kind}." in message
+    assert f"row 2: '{field}' should be text, not {kind}; mend the row." in message
 
 
 def test_a_missing_file_is_named(tmp_path):
@@ -203,8 +218,6 @@ def test_a_parquet_file_gives_the_same_rows(parquet):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "rows.csv: holds no rows."),
-        ("instruction,answer\n", "rows.csv: holds no rows."),
         ("question\nAdd.\n", "rows.csv: row 1 has no 'instruction'; it has 'question'."),
         ("instruction,answer\nAdd.,1\nAdd 1, 2.,3\n", "rows.csv: row 2 has 3 fields, the header has 2; quote the"),
         ('instruction,answer\nAdd.,1\n"Add.,2\n', "rows.csv: no valid CSV at line 3"),

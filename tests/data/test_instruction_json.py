@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import datasets
 import pytest
 
 from adapters_pl.data import InstructionJSON
 from adapters_pl.data.instruction_json import infer_kind
+from adapters_pl.data.sources import blob_sha1
 from adapters_pl.errors import UserError
 
 
@@ -106,6 +108,13 @@ def test_a_misspelt_field_offers_the_nearest(file):
 )
 def test_letters_are_known(answers, kind, options):
     assert infer_kind(answers) == (kind, options)
+
+
+def test_results_can_name_the_files_that_were_read(file):
+    paths = [file("a.json", rows(0, 2)), file("b.csv", rows(2, 4))]
+    data = InstructionJSON(path=paths)
+    data.examples("train")
+    assert data.checksums == {path: blob_sha1(Path(path)) for path in paths}
 
 
 # ---- the hub

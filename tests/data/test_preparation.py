@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from transformers import PretrainedConfig
 from adapters_pl.data import Arithmetic, InstructionJSON, MathQA, WordProblems, preparation
 from adapters_pl.data import set_named as named
 from adapters_pl.data.arithmetic import corrupted_options
+from adapters_pl.data.sources import blob_sha1
 from adapters_pl.errors import UserError
 from tests.conftest import DATA, shared
 
@@ -42,6 +44,7 @@ def make(tmp_path, tokenizer):
         data.trainer = SimpleNamespace(
             world_size=1,
             global_rank=0,
+            strategy=None,
             lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
             state=SimpleNamespace(fn="fit"),
         )
@@ -79,6 +82,10 @@ def test_dropped_rows_are_neither_trained_on_nor_validated_with(make, told):
     assert trained_on(data, data.examples("train")) == sorted(ASKED[:10] + ASKED[13:])
     assert (data.contamination_report["overlapping"], data.contamination_report["dropped"]) == (3, 3)
     assert told[1].startswith("contamination: 3 of 30 training rows are dropped (")
+    assert data.contamination_report["data"] == {
+        path: blob_sha1(Path(data.root) / path)
+        for path in ("ft-training_set/math_10k.json", "dataset/AddSub/test.json")
+    }
 
 
 def test_allowed_rows_are_trained_on_and_recorded(make, told):

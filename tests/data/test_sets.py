@@ -28,6 +28,7 @@ def attach(tokenizer):
             world_size=1,
             global_rank=0,
             accumulate_grad_batches=1,
+            strategy=None,
             lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
             state=SimpleNamespace(fn="fit"),
         )

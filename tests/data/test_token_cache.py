@@ -134,6 +134,7 @@ def test_an_unwritable_cache_only_costs_time(cached, tokenizer, tmp_path, monkey
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(encoded(tokenizer, *ROWS)) == 2
     assert "not cached" in told[0]
+    assert "ADAPTERS_PL_CACHE" in told[0]
 
 
 def test_the_fingerprint_changes_with_everything_that_shapes_the_ids(tokenizer):
