@@ -79,7 +79,6 @@ def train(
     finally:
         callbacks.CHECKPOINT_EVERY = before
     lightning = Trainer(
-        accelerator="cpu",
         callbacks=[LoRA(rank=2, dropout=0.1), *added, *more],
         logger=MetricsFile(run),
         enable_progress_bar=False,
@@ -88,7 +87,7 @@ def train(
         log_every_n_steps=1,
         use_distributed_sampler=False,
         gradient_clip_val=1.0,
-        **{**TRAINER, **(trainer or {})},
+        **{"accelerator": "cpu", **TRAINER, **(trainer or {})},
     )
     saved = run / "checkpoints" / f"{begin}.ckpt"
     model = CausalLMModule(str(folder / "base"), lr=0.01)

@@ -9,6 +9,7 @@ import yaml
 
 from adapters_pl import recipes
 from adapters_pl.configuration import load_config_file
+from adapters_pl.data.registry import SUITES
 from adapters_pl.lightning_cli import AdaptersCLI
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -64,4 +65,4 @@ def test_other_training_data_keeps_a_recipes_settings(tmp_path, monkeypatch):
     assert type(cli.datamodule).__name__ == "Commonsense170K"
     given = load_config_file(CONFIGS / "lora_llama7b.yaml")["data"]["init_args"]
     assert given == {key: getattr(cli.datamodule, key) for key in given}
-    assert cli.datamodule.suite == "Commonsense"
+    assert cli.datamodule.test_sets == list(SUITES["Commonsense"])

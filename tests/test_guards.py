@@ -10,6 +10,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.plugins import MixedPrecision
 
 from adapters_pl.errors import UserError
+from adapters_pl.guards import Guards
 from tests.kill_resume import load, prepare, train
 
 
@@ -124,3 +125,31 @@ def long_file(folder):
     path = folder / "long.json"
     path.write_text(str([{"instruction": f"{n}", "output": "yes"} for n in range(160)]).replace("'", '"'))
     return path
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_on_a_gpu_nothing_waits_and_a_broken_step_is_found_after_the_next(folder, tmp_path, monkeypatch):
+    for hook in ("on_train_batch_start", "on_before_backward", "on_before_optimizer_step", "on_train_batch_end"):
+        monkeypatch.setattr(Guards, hook, without_waiting(getattr(Guards, hook)))
+    spy = Rows(9, lambda loss: loss * math.nan)
+    with pytest.raises(UserError) as error:
+        train(folder, tmp_path, spy, trainer={"accelerator": "gpu", "devices": 1})
+    assert str(error.value).startswith(
+        f"Step 5: the loss is not finite; it comes of the training rows {named(spy.rows[8])}"
+    )
+    assert len(spy.rows) == 12
+    assert load(tmp_path / "checkpoints/last.ckpt")["global_step"] == 3
+
+
+def without_waiting(hook):
+    """``hook``, in which whatever waits for the GPU is an error."""
+
+    def strict(*arguments):
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return hook(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    return strict

@@ -188,6 +188,8 @@ class AskingDataModule(LightningDataModule):
             hashes[index] = prompt_hash(prompt)
             if not self.protocol.generates:
                 choices[index] = self._choices(owner, example, prompt)
+                longest = max(([*pair.context, *pair.continuation[:-1]] for pair in choices[index].pairs), key=len)
+                self._refuse_beyond_context(TokenRow(index, longest, []), example, context)
         self._evaluated[name] = _EvalSet(owner, examples, rows, hashes, choices)
 
     def _worked(self, owner: ReasoningDataModule) -> list[Example]:

@@ -20,12 +20,13 @@ from adapters_pl.data.files import FIELDS, as_dataset, read_rows
 from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised
 from adapters_pl.data.registry import SETS, SUITES, Example, set_named, sets_of
 from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
+from adapters_pl.data.sources import sources
 from adapters_pl.data.tokenize import (
     Collate,
     TokenTable,
     TrainingRows,
 )
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.prompts import check_template
 from adapters_pl.strategies import FullyShardedStrategy
 
@@ -42,6 +43,8 @@ class ReasoningDataModule(AskingDataModule):
     Args:
         root: the folder that holds ``dataset/<Name>/{train,test}.json`` and ``ft-training_set/*.json``;
             else the environment variable ``ADAPTERS_PL_DATA``, else the current folder.
+        files: published files that lie elsewhere: where, by their path in that layout
+            (``{ft-training_set/math_10k.json: my/own.json}``).
         template: the prompt, by its name in ``adapters_pl.prompts``; ``chat`` is the tokenizer's own.
         system: the system's text in the chat template; the template's own if not given.
         thinking: the chat template's switch for reasoning models; theirs if not given.
@@ -94,6 +97,7 @@ class ReasoningDataModule(AskingDataModule):
     def __init__(
         self,
         root: str | None = None,
+        files: dict[str, str] | None = None,
         template: str = "alpaca",
         system: str | None = None,
         thinking: bool | None = None,
@@ -132,6 +136,9 @@ class ReasoningDataModule(AskingDataModule):
         ):
             if value is not None and value < least:
                 raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+        for name in files or {}:
+            if name not in sources():
+                raise UserError(f"data.files: there is no published file '{name}': {did_you_mean(name, sources())}")
         check_template(template)  # a misspelt name fails here and not after the model is loaded
         self.protocol = protocol_named(protocol)
         self.shots = shots
@@ -144,6 +151,7 @@ class ReasoningDataModule(AskingDataModule):
         self.system = system
         self.thinking = thinking
         self.root = root
+        self.files = files
         self.template = template
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -182,7 +190,7 @@ class ReasoningDataModule(AskingDataModule):
         relative = self.train_file if split == "train" else self.test_file
         if relative is None:
             raise UserError(self._no_file(split))
-        path = find_file(self.root, relative, self.set_name)
+        path = find_file(self.root, relative, self.set_name, self.files)
         self._checksums[relative] = check_published(path, relative, self.set_name)
         columns = self.train_columns if split == "train" else {}
         # A file with columns of its own may mix types in those that nothing reads.
@@ -209,7 +217,10 @@ class ReasoningDataModule(AskingDataModule):
         for number, example in enumerate(examples, start=1):
             earlier = first.setdefault(example.id, number)
             if earlier != number:
-                raise UserError(f"{self.set_name}: rows {earlier} and {number} have the same id '{example.id}'.")
+                raise UserError(
+                    f"{self.set_name}: rows {earlier} and {number} have the same id '{example.id}'; give each row its "
+                    "own, or leave 'id' out."
+                )
         return examples
 
     def prompt(self, example: Example) -> str:
@@ -230,11 +241,6 @@ class ReasoningDataModule(AskingDataModule):
     def sets_without_rows(self) -> tuple[str, ...]:
         """The set itself, where it has no test rows of its own that training rows could be among."""
         return () if self.test_file or type(self).rows is not ReasoningDataModule.rows else (self.set_name,)
-
-    @property
-    def suite(self) -> str | None:
-        """The suite that the tested sets make up, if they make up one."""
-        return next((name for name, sets in SUITES.items() if set(sets) == set(self.eval_sets)), None)
 
     @property
     def checksums(self) -> dict[str, str]:
@@ -319,7 +325,7 @@ class ReasoningDataModule(AskingDataModule):
         )
 
     def _set(self, name: str) -> ReasoningDataModule:
-        return self if name == self.set_name else set_named(name)(root=self.root)
+        return self if name == self.set_name else set_named(name)(root=self.root, files=self.files)
 
     def _setup_training(self, stage: str) -> None:
         examples = self.examples("train")

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from transformers import PretrainedConfig
 
-from adapters_pl.data import SETS, AddSub, BoolQ, InstructionJSON, Math10K, base, preparation, set_named
+from adapters_pl.data import SETS, AddSub, BoolQ, Commonsense, InstructionJSON, Math10K, base, preparation, set_named
 from adapters_pl.errors import UserError
 from adapters_pl.generation import Generation
 
@@ -291,6 +291,15 @@ def test_a_prompt_that_fills_the_context_is_an_error_that_names_the_row(boolq, c
     )
 
 
+def test_an_option_that_does_not_fit_the_context_is_an_error_as_well(boolq, context):
+    context(30)
+    data = boolq(test=[row(5), row(12)], protocol="loglikelihood")
+    with pytest.raises(UserError, match=r"boolq: the prompt of row \d \(boolq-\d\) has \d+ tokens, the model's"):
+        data.setup("test")
+    data = boolq(test=[row(5), row(12)])
+    data.setup("test")  # the prompts alone do
+
+
 def test_dropping_drops_prompts_beyond_the_context_too(boolq, context, notices):
     context(20)
     data = boolq(train=LONG, val_size=0, on_overflow="drop")
@@ -360,6 +369,16 @@ def test_a_missing_file_is_named_with_its_root(tmp_path, trainer):
     data.trainer = trainer
     with pytest.raises(UserError, match=r"boolq: no file .*dataset/boolq/train\.json"):
         data.setup("fit")
+
+
+def test_a_file_can_be_named_by_its_path_for_every_set(tmp_path, put):
+    put("own.json", [row(5), row(6)])
+    files = {"dataset/boolq/test.json": str(tmp_path / "own.json")}
+    assert len(BoolQ(root=str(tmp_path), files=files).examples("test")) == 2
+    suite = Commonsense(root=str(tmp_path), files=files)
+    assert len(suite._set("boolq").examples("test")) == 2
+    with pytest.raises(UserError, match=r"data\.files: there is no published file 'dataset/bolq/test\.json': did you"):
+        BoolQ(files={"dataset/bolq/test.json": "own.json"})
 
 
 def test_other_sets_can_be_tested_in_the_order_given(boolq, put):

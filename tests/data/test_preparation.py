@@ -183,13 +183,11 @@ def test_with_no_set_at_all_there_is_nothing_to_test(make, told):
 def test_a_suite_tests_its_sets_in_the_papers_order():
     data = Arithmetic()
     assert data.eval_sets == ["MultiArith", "gsm8k", "AddSub", "AQuA", "SingleEq", "SVAMP"]
-    assert data.suite == "Arithmetic"
 
 
 def test_suites_and_sets_can_be_named_together():
     data = named("AddSub")(test_sets=["mawps", "Arithmetic", "mawps"])
     assert data.test_sets == ["mawps", "MultiArith", "gsm8k", "AddSub", "AQuA", "SingleEq", "SVAMP"]
-    assert data.suite is None
 
 
 def test_a_suite_cannot_be_trained_on():
