@@ -41,9 +41,10 @@ def peek(arguments: Sequence[str], key: str) -> Any:
 def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     """The checkpoint that ``command`` starts from.
 
-    ``--ckpt_path`` names a file, a run's directory, or ``last`` or ``best`` of the newest run. Without it,
-    training starts afresh, and the other commands take ``last.ckpt`` of the newest run, unless a base is named
-    and no adapter: then it is the base alone that they are about.
+    ``--ckpt_path`` names a file, a run's directory, or ``last`` or ``best`` of the newest run. Without it, training
+    starts afresh, unless SLURM has put this job back into its queue, which then goes on in its run; and the other
+    commands take ``last.ckpt`` of the newest run, unless a base is named and no adapter: then it is the base alone
+    that they are about.
 
     Raises:
         UserError: what is named does not exist, or there is no run to take.
@@ -59,7 +60,10 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     if named is None:
         base = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
         adapter = peek(arguments, "adapter") or peek(arguments, "adapter.class_path")
-        if command == "fit" or (base and adapter in (None, "null")):
+        if command == "fit":
+            requeued = Run.of_requeued_job(root)
+            return requeued.checkpoint("last") if requeued else None
+        if base and adapter in (None, "null"):
             return None
         named = "last"
     if named in ("last", "best"):

@@ -189,7 +189,8 @@ class MemoryModel:
         if setup.cpu_offload and not setup.on_host:
             each = [0, 0, 0, 0]
         if setup.division == "fsdp":
-            gathered = self._gathered(setup)
+            outside, layer = self._units(setup)
+            gathered = outside + 3 * layer
             each[0] += gathered
             kept += setup.devices * gathered if setup.on_host else 0
         mapped = setup.dtype == _stored_dtype(self.module) and not self.module.random_init
@@ -229,10 +230,11 @@ class MemoryModel:
             sizes[f"{path}.weight"] = weight.numel() + 4 * len(weight) if setup.quantization == "8bit" else four_bit
         return sizes
 
-    def _gathered(self, setup: Setup) -> int:
-        """What FSDP has whole at one moment: what belongs to no layer, and three times a layer.
+    def _units(self, setup: Setup) -> tuple[int, int]:
+        """Bytes of what FSDP gathers at once: what belongs to no layer, and the largest layer.
 
-        That is the layer that computes, the buffer that it arrived in, and the buffer of the next one.
+        The former is whole from the forward pass to the end of the backward pass. Of layers there is the one that
+        computes, the buffer that it arrived in, and the buffer of the next one.
         """
         layers = architecture_of(self.skeleton).layers
         by_layer: dict[str, int] = {}
@@ -240,7 +242,7 @@ class MemoryModel:
             inside = re.match(rf"{re.escape(layers)}\.(\d+)\.", name)
             layer = inside[1] if inside else ""
             by_layer[layer] = by_layer.get(layer, 0) + size
-        return by_layer.pop("", 0) + 3 * max(by_layer.values())
+        return by_layer.pop("", 0), max(by_layer.values())
 
     def _optimizer(self, setup: Setup) -> tuple[int, int]:
         """Bytes of the optimizer's state, and what is alive beside it while it takes a step.
@@ -266,7 +268,7 @@ class MemoryModel:
         return self._traced[key], self._traced["beside", *key]
 
     def _activations(self, setup: Setup) -> int:
-        """The most that is alive beside base, adapter, gradients and optimizer: in a step, or in the validation."""
+        """The most that is alive beside base, adapter, gradients and optimizer at any moment."""
         step = Step(
             rows=setup.batch_size,
             tokens=setup.tokens,
@@ -286,7 +288,12 @@ class MemoryModel:
         if ("validate", asked) not in self._traced:
             peak = validation_peak(self.module, self.skeleton, asked) if asked.rows else 0
             self._traced["validate", asked] = peak
-        return max(self._traced["train", step], self._traced["validate", asked], self._optimizer(setup)[1])
+        moments = [self._traced["train", step], self._traced["validate", asked], self._optimizer(setup)[1]]
+        if setup.division == "fsdp":
+            # The buffer in which everything outside the layers arrives is there until the first layer has arrived.
+            outside, layer = self._units(setup)
+            moments.append(outside - layer)
+        return max(moments)
 
 
 def _own_dtype(setup: Setup) -> torch.dtype:

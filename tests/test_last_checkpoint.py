@@ -83,14 +83,15 @@ class Send(Callback):
         setattr(self, hook, act)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 @pytest.mark.parametrize(
-    ("hook", "at", "position"),
+    ("number", "hook", "at", "position"),
     [
-        ("on_train_batch_start", 11, (6, 24, False)),  # the first batch of the sixth step, which is finished
-        ("on_before_backward", 12, (6, 24, False)),
-        ("on_validation_batch_start", 3, (5, 20, True)),  # the first batch of the second validation
-        ("on_validation_batch_end", 6, (8, 30, True)),  # the validation at the end of the epoch
+        # The first batch of the sixth step, which is finished, and its second one.
+        (signal.SIGINT, "on_train_batch_start", 11, (6, 24, False)),
+        (signal.SIGTERM, "on_before_backward", 12, (6, 24, False)),
+        # The first batch of the second validation, and the last one of that at the end of the epoch.
+        (signal.SIGTERM, "on_validation_batch_start", 3, (5, 20, True)),
+        (signal.SIGINT, "on_validation_batch_end", 6, (8, 30, True)),
     ],
 )
 def test_a_signal_ends_training_between_two_steps_and_it_goes_on_as_if_it_had_not(

