@@ -204,7 +204,7 @@ class AdaptersCLI(LightningCLI):
         self._check_hardware()
         skeleton = self._check_structure()
         trainer, data = self._get(self.config, "trainer"), self._get(self.config, "data")
-        setup = Setup.of(self.model, trainer, data.init_args)
+        setup = Setup.of(self.model, trainer, data.get("init_args") or {})
         self.forecast = Forecast(MemoryModel(self.model, skeleton, self.adapters()), setup)
         _foretell(self.forecast)
 

@@ -233,7 +233,7 @@ class PlanCLI(LightningCLI):
         """What the run would need, with ``skeleton`` the base on the meta device, which gets the adapters."""
         for adapter in self.adapters():
             adapter.attach_to(skeleton, seed=None)
-        data = self.config.data.init_args if self.config.data else {}
+        data = (self.config.data or {}).get("init_args") or {}
         setup = Setup.of(self.model, self.config.trainer, data)
         return Forecast(MemoryModel(self.model, skeleton, self.adapters()), setup)
 

@@ -93,13 +93,20 @@ def test_two_processes_end_where_one_ends(tmp_path, make_base, rows, one, strate
         assert moved.norm() >= 0.01 * start.norm(), method
         for name, value in alone["state_dict"].items():
             torch.testing.assert_close(two["state_dict"][name], value, atol=1e-6, rtol=0, msg=f"{method} {name}")
+        held = [*two["state_dict"].values(), *(s["momentum_buffer"] for s in _states(two).values())]
+        payload = sum(tensor.numel() * tensor.element_size() for tensor in held)
+        assert (tmp_path / method / "last.ckpt").stat().st_size <= 1.05 * payload + 64 * 1024, method
         # One process goes on from it: the optimizer's state has the same order and the same values.
-        momenta = [checkpoint["optimizer_states"][0]["state"] for checkpoint in (alone, two)]
+        momenta = [_states(checkpoint) for checkpoint in (alone, two)]
         assert momenta[0].keys() == momenta[1].keys()
         for key, state in momenta[0].items():
             torch.testing.assert_close(
                 momenta[1][key]["momentum_buffer"], state["momentum_buffer"], atol=1e-5, rtol=0, msg=f"{method} {key}"
             )
+
+
+def _states(checkpoint):
+    return checkpoint["optimizer_states"][0]["state"]
 
 
 def test_a_sharded_checkpoint_loads_on_one_process(tmp_path, make_base, rows, one):
