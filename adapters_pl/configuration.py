@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from adapters_pl.adapters.base import describe_adapter
@@ -155,6 +156,18 @@ def without(arguments: Sequence[str], *flags: str) -> list[str]:
         elif argument.partition("=")[0] not in flags:
             kept.append(argument)
     return kept
+
+
+def with_torch_optimizers(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with ``--optimizer SGD`` as ``torch.optim.SGD``: other libraries, once loaded, have an SGD too."""
+    words = list(arguments)
+    for i, word in enumerate(words):
+        flag, equals, name = word.partition("=")
+        if flag == "--optimizer" and equals and name in torch.optim.__all__:
+            words[i] = f"{flag}=torch.optim.{name}"
+        elif word == "--optimizer" and i + 1 < len(words) and words[i + 1] in torch.optim.__all__:
+            words[i + 1] = f"torch.optim.{words[i + 1]}"
+    return words
 
 
 def recipe_name(command: str, arguments: Sequence[str]) -> str:

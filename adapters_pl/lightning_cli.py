@@ -36,6 +36,7 @@ from adapters_pl.configuration import (
     load_config_file,
     peek,
     recipe_name,
+    with_torch_optimizers,
     without,
 )
 from adapters_pl.data import ReasoningDataModule
@@ -315,7 +316,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     checkpoint = None if only_print else find_checkpoint(command, arguments)
     # Configurations come before everything else, so that what is typed wins wherever it stands.
     files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
-    arguments = [*files, *without(arguments, *CONFIG, "--ckpt_path", "--adapter_path")]
+    arguments = [*files, *with_torch_optimizers(without(arguments, *CONFIG, "--ckpt_path", "--adapter_path"))]
     try:
         with tempfile.TemporaryDirectory() as folder:
             inherited, saved = [], None

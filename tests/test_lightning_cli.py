@@ -358,6 +358,8 @@ def test_classes_of_the_folder_one_stands_in(fit, monkeypatch, rows_file):
 
 
 def test_any_optimizer_and_scheduler_by_the_command_line(fit):
+    import bitsandbytes  # noqa: F401  (it has an SGD too)
+
     arguments = ["--optimizer", "SGD", "--optimizer.lr", "0.25", "--optimizer.momentum", "0.5"]
     assert fit("--adapter", "LoRA", *arguments, "--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "1000") == 0
     stored = torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)
