@@ -1,15 +1,13 @@
 """What lives in memory during a training step, found by running the step on tensors without contents.
 
-Tensors on the meta device have shapes, dtypes and storages, and autograd builds its graph over them as over any others.
-So every storage can be followed from its birth to its death: what the backward pass keeps, what checkpointing frees and
-what is needed for a moment all count as they come. No formula of attention, of an architecture or of an adapter is
-needed, and none can be forgotten.
+Fake tensors have shapes, dtypes and storages, and autograd builds its graph over them as over any others. So every
+storage can be followed from its birth to its death: what the backward pass keeps, what activation checkpointing frees,
+and what is needed for a moment all count as they come, for every architecture and every adapter.
 """
 
 from __future__ import annotations
 
 import copy
-import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -33,7 +31,8 @@ from adapters_pl.placement import SLOT, linear_modules
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of all storages that operations make within it, as long as each of them lives.
 
-    What was there before is told to :meth:`ignore`: an operation that returns a view of it would seem to make it.
+    Works on real, fake and meta tensors. What was there before is not counted, but for what :meth:`ignore` was not
+    told of: an operation that returns a view of an unknown storage seems to make it.
 
     Attributes:
         now: bytes alive.
@@ -53,8 +52,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, and follow the storages that are new in what it returns."""
-        if func is _aten._local_scalar_dense.default and args[0].is_meta and args[0].dtype == torch.bool:
-            return False  # whether a mask is all ones; a model that asks for other values cannot be traced
+        if func is _aten._local_scalar_dense.default and args[0].is_meta:
+            return 0
         if func in _BY_MASK:
             args = (args[0], [index for given in args[1] for index in _every(given)], *args[2:])
         output = func(*args, **(kwargs or {}))
@@ -89,6 +88,10 @@ def _every(index: Tensor | None) -> list[Tensor | None]:
     if index is None or index.dtype != torch.bool or not (index.is_meta or isinstance(index, FakeTensor)):
         return [index]
     return [torch.empty(index.numel(), dtype=torch.long, device=index.device) for _ in range(index.ndim)]
+
+
+def _is_fake(tensor: Tensor) -> bool:
+    return type(tensor) is not Tensor
 
 
 @dataclass(frozen=True)
@@ -247,7 +250,6 @@ def _peak(
     packed = {f"module.model.{path}.weight" for path in linear_modules(model)} if step.quantization else set()
     # Autocast knows no meta tensors, but fake ones, which take longer. What is neither parameter nor buffer (a list of
     # rows in an adapter) is real, and is taken as it is.
-    logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # what fails is raised, too
     place = FakeTensorMode(allow_non_fake_inputs=True) if step.autocast else torch.device("meta")
     with place, _mode(model, training, step.checkpointing):
         values = {

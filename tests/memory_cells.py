@@ -7,9 +7,6 @@ Every cell is a process of its own: it loads a LLaMA of 271 million parameters i
 Lightning's Trainer, and reports how far its memory rose above what it was before the base was loaded. On the CPU that
 is the process's resident memory, with an allocator that gives large blocks back at once; on a GPU it is what torch's
 allocator has given out. Nothing in the estimate was fitted to these runs, or to any.
-
-The estimate knows nothing of buffers that libraries keep. On the CPU those are MKL's, some 35 MiB here; with
-MKL_DISABLE_FAST_MM=1 it keeps none.
 """
 
 from __future__ import annotations
