@@ -18,6 +18,7 @@ from adapters_pl.cli import main
 from adapters_pl.configuration import peek
 from adapters_pl.runs import Run
 from tests.conftest import tiny_model, tiny_tokenizer
+from tests.learning_margins import SUMS
 
 QUICK = ["--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
@@ -111,10 +112,8 @@ def test_a_recipe_by_name_with_another_base_and_data(fit):
 
 
 def test_training_learns_the_sums_and_the_test_shows_it(fit, rows_file):
-    arguments = ["--adapter", "LoRA", "--adapter.dropout", "0", "--model.lr", "0.005", "--trainer.max_epochs", "30"]
-    test = ["--data.test_path", str(rows_file), "--data.max_new_tokens", "24", "--data.batch_size", "8"]
-    test += ["--data.contamination", "allow"]  # here it is tested on what it learnt, on purpose
-    assert fit(*arguments, *test, "--data.val_size", "0", "--model.dtype", "float32", base="quickstart") == 0
+    # It is tested on what it learnt, on purpose.
+    assert fit("--data.test_path", str(rows_file), *SUMS, base="quickstart") == 0
     assert main(["test", *QUICK[2:]]) == 0
     found = results()["sets"]["sums"]
     assert found["accuracy"] >= 0.6
