@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from adapters_pl.data.base import ReasoningDataModule
 
 #: What a batch must hold to be answered.
-_ASKED = ("prompt_ids", "prompt_mask", "row_ids")
+ASKED = ("prompt_ids", "prompt_mask", "row_ids")
 
 
 class AnsweringModule(LightningModule):
@@ -82,7 +82,7 @@ class AnsweringModule(LightningModule):
         name = self._data.eval_sets[dataloader_idx]
         known, rows = self.answered.get(name, {}), batch["row_ids"].tolist()
         new = [place for place, row in enumerate(rows) if row not in known]
-        self.fresh = self._test({key: batch[key][new] for key in _ASKED}, name) if new else []
+        self.fresh = self._test({key: batch[key][new] for key in ASKED}, name) if new else []
         found = {**known, **{record["row"]: record for record in self.fresh}}
         records = [found[row] for row in rows]
         accuracy = self.test_accuracies[dataloader_idx]

@@ -38,6 +38,16 @@ _LETTER_STATED = re.compile(
 _STATED_BEFORE = re.compile(r"\s+is\s+(?:the\s+)?(?:(?:correct|right|final|best)\s*)*(?:answer|option|choice)\b", re.I)
 # "The answer is 5 + 3 = 8" states 8: nothing but arithmetic stands before the last equals sign.
 _WORKED_OUT = re.compile(r"[\d\s.,+*/()$%^\u00d7\u00f7-]*=")
+# What a text says that gives no answer. Behind "the answer is" a word will do; elsewhere it takes a whole phrase.
+_NOT_TOLD = (
+    r"(?:can\s?not|can['\u2019]t|could\s+not|couldn['\u2019]t)\s+be\s+(?:determined|known|found|calculated|answered|told)"
+    r"|(?:not\s+enough|insufficient|too\s+little)\s+(?:information|data)|impossible\s+to\s+(?:determine|tell|say|know)"
+)
+_NO_ANSWER = re.compile(
+    rf"{_NOT_TOLD}|(?:un(?:known|clear|determined|certain)|undefined|impossible|none|not\s+(?:known|given|clear|possible))\b",
+    re.IGNORECASE,
+)
+_NOTHING_TOLD = re.compile(rf"{_NOT_TOLD}|\banswer\s+is\s+(?:un(?:known|clear|determined|certain)|not\s+known)\b", re.I)
 _OPEN, _CLOSE = r"[\s*_\"'`(\[{$]*", r"[*_\"'`)\]}$]*"
 
 
@@ -87,12 +97,25 @@ def extract_number(text: str) -> str | None:
         numbers = _numbers(line[worked_out.end() :] if worked_out else line)
         if numbers:
             return _plain(numbers[0])
+        if _says_none(line):
+            return None
     for statement in reversed(list(_STATED_BEFORE.finditer(text))):
         numbers = _numbers(re.split(r"\n|[.!?]\s", text[: statement.start()])[-1])
         if numbers:
             return _plain(numbers[-1])
     numbers = _numbers(text)
-    return _plain(numbers[-1]) if numbers else None
+    return _plain(numbers[-1]) if numbers and not _refusal(text) else None
+
+
+def _says_none(line: str) -> bool:
+    """Whether what stands behind "the answer is" says that there is none."""
+    return bool(re.match(rf"{_OPEN}(?:there\s+is\s+)?(?:{_NO_ANSWER.pattern})", line, re.IGNORECASE))
+
+
+def _refusal(text: str) -> str:
+    """The last sentence, if it says that nothing can be told; else nothing."""
+    sentences = [sentence for sentence in re.split(r"\n|[.!?](?:\s|$)", text) if sentence.strip()]
+    return sentences[-1] if sentences and _NOTHING_TOLD.search(sentences[-1]) else ""
 
 
 def _plain(value: Decimal) -> str:
@@ -119,6 +142,8 @@ def extract_choice(text: str, options: Sequence[str]) -> str | None:
         first = word.search(line)
         if first:
             return canonical.get(first[0].casefold())
+    if _refusal(text):
+        return None
     named = {canonical.get(match[0].casefold()) for match in word.finditer(text)}
     return named.pop() if len(named) == 1 else None
 
@@ -140,6 +165,9 @@ def extract_letter(text: str, options: Sequence[str], texts: Mapping[str, str] |
         if found := _stated_letter(line, letters) or _stated_text(line, texts or {}):
             return found
     either = f"{letters}{letters.lower()}"
+    # "(E) Cannot be determined" is an option's text, and an answer.
+    if (last := _refusal(text)) and not re.search(rf"\([{either}]\)", last):
+        return _stated_text(last, texts or {})
     for pattern in (
         rf"(?<!\w)([{letters}]){_CLOSE}(?i:{_STATED_BEFORE.pattern}|\s+is\s+(?:the\s+)?(?:correct|right)\b)",
         rf"(?:^|(?<=[.!?\n])){_OPEN}([{either}]){_CLOSE}\s*(?=[.!?:\n]|$)",

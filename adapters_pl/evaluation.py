@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from adapters_pl.answers import Kind, Protocol, option_texts
+from adapters_pl.answers import Protocol, option_texts
 from adapters_pl.errors import UserError
 from adapters_pl.generation import Generation
 from adapters_pl.metrics import majority
@@ -49,40 +49,39 @@ def _asks(example: Example) -> str:
     return " ".join(f"{example.instruction} {example.input}".split()).casefold()
 
 
-def read(protocol: Protocol, kind: Kind, example: Example, text: str) -> str | None:
+def read(protocol: Protocol, example: Example, text: str) -> str | None:
     """The answer that ``protocol`` reads in ``text`` for ``example``."""
     # What the options stand for only matters for letters; option words are looked for as they are.
-    texts = option_texts(f"{example.instruction} {example.input}", example.options) if kind == "letter" else None
-    return protocol.extract(text, kind, example.options, set_name=example.set, option_texts=texts)
+    question = f"{example.instruction} {example.input}"
+    texts = option_texts(question, example.options) if example.kind == "letter" else None
+    return protocol.extract(text, example.kind, example.options, set_name=example.set, option_texts=texts)
 
 
-def judge_one(protocol: Protocol, kind: Kind, example: Example, generation: Generation) -> dict[str, Any]:
+def judge_one(protocol: Protocol, example: Example, generation: Generation) -> dict[str, Any]:
     """The record of one generated answer; ``correct`` is ``None`` without a gold one."""
-    prediction = read(protocol, kind, example, generation.text)
+    prediction = read(protocol, example, generation.text)
     return {
         "id": example.id,
         "output": generation.text,
         "prediction": prediction,
         "gold": example.answer,
-        "correct": _right(protocol, kind, example, prediction),
+        "correct": _right(protocol, example, prediction),
         "finish": generation.finish,
         "tokens": generation.tokens,
     }
 
 
-def judge_samples(
-    protocol: Protocol, kind: Kind, example: Example, generations: Sequence[Generation]
-) -> dict[str, Any]:
+def judge_samples(protocol: Protocol, example: Example, generations: Sequence[Generation]) -> dict[str, Any]:
     """The record of several sampled answers: the majority's answer, and whether any of them is right (pass@k).
 
     ``output`` and ``finish`` are those of the first sample that gives the majority's answer.
     """
-    predictions = [read(protocol, kind, example, generation.text) for generation in generations]
+    predictions = [read(protocol, example, generation.text) for generation in generations]
     voted = majority(predictions)
     shown = generations[predictions.index(voted)]
-    right = [_right(protocol, kind, example, prediction) for prediction in predictions]
+    right = [_right(protocol, example, prediction) for prediction in predictions]
     return {
-        **judge_one(protocol, kind, example, shown),
+        **judge_one(protocol, example, shown),
         "tokens": sum(generation.tokens for generation in generations),
         "samples": [generation.text for generation in generations],
         "sample_predictions": predictions,
@@ -91,7 +90,7 @@ def judge_samples(
     }
 
 
-def judge_scored(protocol: Protocol, kind: Kind, example: Example, scored: Scored) -> dict[str, Any]:
+def judge_scored(protocol: Protocol, example: Example, scored: Scored) -> dict[str, Any]:
     """The record of scored options: ``prediction`` by the sum, ``prediction_normalised`` per character."""
     best, normalised = scored.best(), scored.best_normalised()
     return {
@@ -99,14 +98,14 @@ def judge_scored(protocol: Protocol, kind: Kind, example: Example, scored: Score
         "output": "",
         "prediction": best,
         "gold": example.answer,
-        "correct": _right(protocol, kind, example, best),
+        "correct": _right(protocol, example, best),
         "finish": "scored",
         "tokens": 0,
         "prediction_normalised": normalised,
-        "correct_normalised": _right(protocol, kind, example, normalised),
+        "correct_normalised": _right(protocol, example, normalised),
         "scores": dict(zip(scored.choices.options, scored.sums, strict=True)),
     }
 
 
-def _right(protocol: Protocol, kind: Kind, example: Example, prediction: str | None) -> bool | None:
-    return None if example.answer is None else protocol.match(prediction, example.answer, kind)
+def _right(protocol: Protocol, example: Example, prediction: str | None) -> bool | None:
+    return None if example.answer is None else protocol.match(prediction, example.answer, example.kind)

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters_pl.adapters.base import Adapter, describe_adapter
-from adapters_pl.answering import AnsweringModule
+from adapters_pl.answering import ASKED, AnsweringModule
 from adapters_pl.base_model import (
     Dtype,
     Quantization,
@@ -323,10 +323,12 @@ class CausalLMModule(AnsweringModule):
         losses = as_forward(self.model, lambda: self.label_losses(self.hidden_states(batch), batch["labels"]))
         # Weighted by labels, so that the epoch's mean is the mean over all labelled tokens.
         self.log("val_loss", losses.mean(), prog_bar=True, batch_size=losses.numel(), sync_dist=True)
-        if self.monitor == "val_accuracy" or self.trainer.state.fn == "validate":
-            answers = self._answer(batch, self._data.validation_set)
+        name = self._data.validation_set
+        if asked := self._data.asked(name):
+            places = [place for place, row in enumerate(batch["row_ids"].tolist()) if row in asked]
+            answers = self._answer({key: batch[key][places] for key in ASKED}, name) if places else []
             self.val_accuracy.update([answer["correct"] for answer in answers])
-            self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=len(answers))
+            self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=max(1, len(answers)))
 
     # ---- optimizer
 

@@ -8,7 +8,6 @@ chooses and with those held to AVX2.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import json
 import logging
@@ -18,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack, chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -105,9 +105,11 @@ def measure(training: str, seeds: int) -> None:
     logging.disable(logging.WARNING)
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     for seed in range(1, seeds + 1):
-        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-                found = TRAININGS[training](seed)
+        with ExitStack() as stack:
+            stack.enter_context(chdir(stack.enter_context(tempfile.TemporaryDirectory())))
+            stack.enter_context(redirect_stdout(io.StringIO()))
+            stack.enter_context(redirect_stderr(io.StringIO()))
+            found = TRAININGS[training](seed)
         print(json.dumps(found), flush=True)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from adapters_pl.answers import PROTOCOLS, extract, option_texts, protocol_named
 from adapters_pl.answers_review import SETS as REVIEWED
 from adapters_pl.answers_review import agrees, main, plainly_stated, readings
+from adapters_pl.answers_strict import extract_choice, extract_letter
 from adapters_pl.errors import UserError
 from tests.conftest import DATA, GOLDEN, shared
 
@@ -100,6 +101,31 @@ def test_a_minus_after_a_term_is_a_subtraction_and_no_sign(text):
 )
 def test_commas_between_thousands_belong_to_the_number(text, expected):
     assert number(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "There are 12 apples. The answer is unknown.",
+        "He paid $5. The answer is: not known",
+        "3 + 4 = 7, but the total cannot be determined.",
+        "With 12 apples there is not enough information to say.",
+        "Of 30 students we know 4. It's impossible to tell",
+        "The answer is 4 at first.\nThe answer is unclear, since some are missing.",
+        "She has 3. The answer can't be determined from the 3 facts given.",
+    ],
+)
+def test_a_text_that_says_there_is_no_answer_gives_none(text):
+    assert extract(text, "gsm8k") is None
+    assert extract(f"{text}\nThe answer is 8.", "gsm8k") == "8"
+
+
+def test_an_option_that_says_there_is_no_answer_is_one():
+    question = {"C": "12", "E": "cannot be determined"}
+    assert extract_letter("First (C) seems right. The answer cannot be determined.", "ABCDE", {}) is None
+    assert extract_letter("The answer is: cannot be determined", "ABCDE", question) == "E"
+    assert extract_letter("So it must be\n(E) cannot be determined", "ABCDE", question) == "E"
+    assert extract_choice("true would fit, but it cannot be determined.", ("true", "false")) is None
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u202f"])

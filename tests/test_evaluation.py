@@ -51,18 +51,18 @@ def test_worked_examples_have_responses_and_differ():
 
 def test_samples_are_judged_by_their_majority():
     texts = ["The answer is 4.", "no idea", "3", "The answer is 3"]
-    found = judge_samples(STRICT, "number", example(0), [Generation(text, 2, "stop") for text in texts])
+    found = judge_samples(STRICT, example(0, kind="number"), [Generation(text, 2, "stop") for text in texts])
     assert (found["prediction"], found["correct"], found["output"], found["tokens"]) == ("3", True, "3", 8)
     assert found["sample_predictions"] == ["4", None, "3", "3"]
     assert found["sample_correct"] == [False, False, True, True]
     assert found["passed"]
-    nothing = judge_samples(STRICT, "number", example(0), [Generation("no", 1, "length")] * 2)
+    nothing = judge_samples(STRICT, example(0, kind="number"), [Generation("no", 1, "length")] * 2)
     assert (nothing["prediction"], nothing["correct"], nothing["passed"]) == (None, False, False)
 
 
 def test_scored_options_are_judged_twice():
     choices = Choices(("true", "false"), (Pair([1], [2]), Pair([1], [3])), (4, 5))
-    found = judge_scored(STRICT, "choice", example(0, answer="false"), Scored(choices, (-4.0, -4.5)))
+    found = judge_scored(STRICT, example(0, answer="false", kind="choice"), Scored(choices, (-4.0, -4.5)))
     assert (found["prediction"], found["correct"]) == ("true", False)
     assert (found["prediction_normalised"], found["correct_normalised"]) == ("false", True)
     assert found["scores"] == {"true": -4.0, "false": -4.5}

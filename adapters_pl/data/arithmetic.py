@@ -8,6 +8,7 @@ from typing import Any, Literal
 from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info
 
+from adapters_pl.answers import Kind, option_texts
 from adapters_pl.data.base import ReasoningDataModule, Split
 from adapters_pl.data.registry import SUITES
 
@@ -135,7 +136,19 @@ def _restored(instruction: str) -> str:
     return question + heading + _STRAY_CAPITAL.sub(lambda capital: capital[0].lower(), options)
 
 
-class Math10K(ReasoningDataModule):
+class ArithmeticMixture(ReasoningDataModule):
+    """Training rows from several sets: those that list options are answered by a letter, the others by a number."""
+
+    kind = "number"
+    judged_on = ARITHMETIC
+
+    def kind_of(self, row: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+        """``letter`` where the answer is the letter of one of the options that the question lists."""
+        listed = option_texts(row["instruction"], AQuA.options)
+        return ("letter", AQuA.options) if row.get("answer") in listed else (self.kind, self.options)
+
+
+class Math10K(ArithmeticMixture):
     """LLM-Adapters' arithmetic training mixture with model-written rationales (section 3.2).
 
     Drawn from the training sets of GSM8K, MAWPS and AQuA (1,000 rows); MAWPS's hold test questions of AddSub,
@@ -143,46 +156,36 @@ class Math10K(ReasoningDataModule):
     """
 
     set_name = "Math10K"
-    kind = "number"
     train_file = "ft-training_set/math_10k.json"
-    judged_on = ARITHMETIC
     drawn_from = ("gsm8k", "AQuA", *_MAWPS)
 
 
-class Math7K(ReasoningDataModule):
+class Math7K(ArithmeticMixture):
     """Math10K without the rows from MAWPS (LLM-Adapters' README, "Special Announcement")."""
 
     set_name = "Math7K"
-    kind = "number"
     train_file = "ft-training_set/math_7k.json"
-    judged_on = ARITHMETIC
     drawn_from = ("gsm8k", "AQuA")
 
 
-class Math14K(ReasoningDataModule):
+class Math14K(ArithmeticMixture):
     """Math7K with rationales by ChatGPT and by GPT-4 (LLM-Adapters' README, "Special Announcement")."""
 
     set_name = "Math14K"
-    kind = "number"
     train_file = "ft-training_set/math_14k.json"
-    judged_on = ARITHMETIC
     drawn_from = ("gsm8k", "AQuA")
 
 
-class Math50K(ReasoningDataModule):
+class Math50K(ArithmeticMixture):
     """The largest arithmetic mixture of LLM-Adapters; what it was drawn from is not documented."""
 
     set_name = "Math50K"
-    kind = "number"
     train_file = "ft-training_set/math_50k.json"
-    judged_on = ARITHMETIC
 
 
-class MathData(ReasoningDataModule):
+class MathData(ArithmeticMixture):
     """The first arithmetic training file of LLM-Adapters. Every one of its 3,260 rows is a row of a test set."""
 
     set_name = "MathData"
-    kind = "number"
     train_file = "ft-training_set/math_data.json"
-    judged_on = ARITHMETIC
     drawn_from = ARITHMETIC

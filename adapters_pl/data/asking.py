@@ -41,6 +41,11 @@ class _EvalSet:
     hashes: dict[int, str]
     choices: dict[int, Choices]
 
+    @property
+    def kinds(self) -> list[Kind]:
+        """The kinds of answer that its rows have."""
+        return sorted({example.kind for example in self.examples.values()})
+
 
 class AskingDataModule(LightningDataModule):
     """How sets are asked and their answers judged; a subclass says what the sets are, and how rows are read.
@@ -66,9 +71,9 @@ class AskingDataModule(LightningDataModule):
     def examples(self, split: Any) -> list[Example]:
         """All examples of a split."""
 
-    def test_prompt(self, example: Example, kind: Kind, shots: Sequence[Example] = ()) -> str:
+    def test_prompt(self, example: Example, shots: Sequence[Example] = ()) -> str:
         """The text that the model is given when it is tested: the protocol may have a template of its own."""
-        return self._render(self.protocol.template(kind, self.template), example, shots)
+        return self._render(self.protocol.template(example.kind, self.template), example, shots)
 
     def _render(self, template: str, example: Example, shots: Sequence[Example] = ()) -> str:
         worked = [(shot.instruction, shot.input, shot.response) for shot in shots]
@@ -90,7 +95,7 @@ class AskingDataModule(LightningDataModule):
         that no answer depends on the rows it happened to share a batch with.
         """
         evaluated = self._evaluated[name]
-        wanted = self.max_new_tokens or NEW_TOKENS[evaluated.owner.kind]
+        wanted = self.max_new_tokens or max(NEW_TOKENS[kind] for kind in evaluated.kinds)
         context = self._context()
         if context is None:
             return wanted
@@ -98,17 +103,18 @@ class AskingDataModule(LightningDataModule):
 
     def settings(self, name: str) -> dict[str, Any]:
         """What an answer to set ``name`` depends on beside the model and the prompt's text."""
-        kind = self._evaluated[name].owner.kind
+        kinds = self._evaluated[name].kinds
+        templates = {kind: self.protocol.template(kind, self.template) for kind in kinds}
         sampled = {"samples": self.samples, "temperature": self.temperature} if self.temperature else {}
         return {
             "protocol": self.protocol.name,
-            "template": self.protocol.template(kind, self.template),
+            "template": templates if len(set(templates.values())) > 1 else templates[kinds[0]],
             "shots": self.shots,
             "beams": self.protocol.beams if self.protocol.generates else None,
             "max_new_tokens": self.new_tokens(name) if self.protocol.generates else None,
             **sampled,
             "seed": self.seed,
-            "tolerance": self.protocol.tolerance if kind == "number" else None,
+            "tolerance": self.protocol.tolerance if "number" in kinds else None,
         }
 
     def sampling_seeds(self, name: str, row_ids: Sequence[int], sample: int) -> list[int]:
@@ -119,6 +125,10 @@ class AskingDataModule(LightningDataModule):
     def choices(self, name: str, row_ids: Sequence[int]) -> list[Choices]:
         """The options of each row, to be scored."""
         return [self._evaluated[name].choices[row] for row in row_ids]
+
+    def asked(self, name: str) -> dict[int, list[int]]:
+        """The prompt of every row of set ``name`` that is answered, in tokens, by the row's number."""
+        return {row.row: row.prompt for row in self._evaluated[name].rows} if name in self._evaluated else {}
 
     def prompt_hashes(self, name: str) -> dict[int, str]:
         """What stands for each row's prompt in set ``name``, by the row's number."""
@@ -138,16 +148,15 @@ class AskingDataModule(LightningDataModule):
             answers: for each row what was generated, or several samples, or the scores of its options.
         """
         evaluated = self._evaluated[name]
-        kind = evaluated.owner.kind
         records = []
         for row, answer in zip(row_ids, answers, strict=True):
             example = evaluated.examples[row]
             if isinstance(answer, Generation):
-                record = judge_one(self.protocol, kind, example, answer)
+                record = judge_one(self.protocol, example, answer)
             elif isinstance(answer, Scored):
-                record = judge_scored(self.protocol, kind, example, answer)
+                record = judge_scored(self.protocol, example, answer)
             else:
-                record = judge_samples(self.protocol, kind, example, answer)
+                record = judge_samples(self.protocol, example, answer)
             records.append({"row": row, "prompt_hash": evaluated.hashes[row], **record})
         return records
 
@@ -173,7 +182,7 @@ class AskingDataModule(LightningDataModule):
             )
 
     def _evaluate(self, name: str, owner: ReasoningDataModule, examples: dict[int, Example], need_gold: bool) -> None:
-        tokenizer, context, kind = self._tokenizer(), self._context(), owner.kind
+        tokenizer, context = self._tokenizer(), self._context()
         shots = draw_shots(self._worked(owner), examples.values(), self.shots, self.seed) if self.shots else []
         rows, hashes, choices = [], {}, {}
         for index, example in examples.items():
@@ -181,7 +190,7 @@ class AskingDataModule(LightningDataModule):
                 raise UserError(
                     f"{name}: row {index + 1} has no 'answer' to compare with; use predict instead of test."
                 )
-            prompt = self.test_prompt(example, kind, shots)
+            prompt = self.test_prompt(example, shots)
             row = TokenRow(index, encode_prompt(tokenizer, prompt), [])
             self._refuse_beyond_context(row, example, context)
             rows.append(row)
@@ -203,16 +212,16 @@ class AskingDataModule(LightningDataModule):
 
     def _choices(self, owner: ReasoningDataModule, example: Example, prompt: str) -> Choices:
         """The options of one row after its prompt."""
-        if owner.kind not in ("choice", "letter") or not example.options:
+        if example.kind not in ("choice", "letter") or not example.options:
             raise UserError(
                 f"{example.set}: protocol loglikelihood scores options, and {example.id} has none. "
                 "Choose --data.protocol strict or llm_adapters, or test multiple-choice sets only."
             )
         # One's own rows may answer in any form; the published ones all begin alike.
-        lead = LEADS[owner.kind] if owner.test_file else ""
+        lead = LEADS[example.kind] if owner.test_file else ""
         # A set's questions do not all offer every option (ARC has three to five).
         options = tuple(option_texts(f"{example.instruction} {example.input}", example.options))
         if len(options) < 2 or (example.answer is not None and example.answer not in options):
             options = example.options
-        shown = [f"({option})" for option in options] if owner.kind == "letter" else options
+        shown = [f"({option})" for option in options] if example.kind == "letter" else options
         return encode_choices(self._tokenizer(), prompt, lead, options, shown)

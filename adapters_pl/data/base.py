@@ -17,7 +17,7 @@ from adapters_pl.contamination import Policy
 from adapters_pl.data.asking import AskingDataModule
 from adapters_pl.data.fetch import check_published, find_file
 from adapters_pl.data.files import FIELDS, as_dataset, read_rows
-from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised
+from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised, without_repeats
 from adapters_pl.data.registry import SETS, SUITES, Example, set_named, sets_of
 from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
 from adapters_pl.data.sources import sources
@@ -55,8 +55,8 @@ class ReasoningDataModule(AskingDataModule):
         batch_size: training rows per process and batch.
         eval_batch_size: rows per process and batch when answers are generated.
         cutoff: the longest training row in tokens (at most the model's context).
-        on_overflow: what to do with a longer one: ``truncate`` its prompt from the left, ``drop`` it, or
-            treat it as an ``error``.
+        on_overflow: what to do with a longer one: ``truncate`` its prompt from the left (and drop it if its response
+            alone is too long), ``drop`` it, or treat it as an ``error``.
         packing: put the training rows of a batch end to end into sequences of up to ``cutoff`` tokens, where each row
             sees itself alone: the same loss with less padding.
         train_on_prompt: also learn the prompt's tokens.
@@ -198,6 +198,7 @@ class ReasoningDataModule(AskingDataModule):
 
     def example(self, row: dict[str, Any], index: int) -> Example:
         """One row as an :class:`Example`; ``index`` counts the file's rows from 0."""
+        kind, options = self.kind_of(row)
         return Example(
             id=str(row["id"]) if row.get("id") is not None else f"{self.set_name}-{index}",
             set=self.set_name,
@@ -205,8 +206,13 @@ class ReasoningDataModule(AskingDataModule):
             input=row.get("input") or "",
             response=row.get("output") or row.get("answer") or "",
             answer=row.get("answer"),
-            options=self.options,
+            kind=kind,
+            options=options,
         )
+
+    def kind_of(self, row: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+        """The kind of a row's answer and its options; the set's own, unless it is a mixture."""
+        return self.kind, self.options
 
     # ---- for everyone
 
@@ -329,13 +335,43 @@ class ReasoningDataModule(AskingDataModule):
 
     def _setup_training(self, stage: str) -> None:
         examples = self.examples("train")
-        train, held_out = self._divide(len(examples))
-        if stage == "fit":
-            train, held_out = guard(self, examples, train, held_out)
+        train, held_out = self.division(examples, check=stage == "fit")
+        if held_out and (stage == "validate" or self._module.monitor == "val_accuracy"):
+            self._ask_validation_rows({row: examples[row] for row in held_out}, refuse=stage == "fit")
+        asked = self.asked(self.validation_set)
         self.training = TrainingRows(self._tokenised(examples, train), self.train_on_prompt)
-        self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt)
-        if held_out:
-            self._evaluate(self.validation_set, self, {i: examples[i] for i in held_out}, need_gold=False)
+        self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, asked)
+
+    def _ask_validation_rows(self, held_out: dict[int, Example], refuse: bool) -> None:
+        """Ask the held-out rows that have a gold answer as a test would ask them."""
+        gold = {row: example for row, example in held_out.items() if example.answer is not None}
+        if gold:
+            self._evaluate(self.validation_set, self, gold, need_gold=True)
+        if len(gold) == len(held_out):
+            return
+        what = f"{len(held_out) - len(gold)} of {len(held_out)} validation rows have no 'answer' to compare with"
+        if refuse and not gold:
+            raise UserError(f"{self.set_name}: {what}, so val_accuracy cannot be had: choose --model.monitor val_loss.")
+        rank_zero_info(f"{self.set_name}: {what}; {'the others are answered' if gold else 'only the loss is reported'}")
+
+    def division(self, examples: list[Example], check: bool = False) -> tuple[list[int], list[int]]:
+        """The rows to train on and the rows held out for validation, by their numbers: the same in every stage.
+
+        No training row asks what a held-out row asks, and under ``contamination: drop`` none of either is a test row.
+
+        Args:
+            examples: all training rows.
+            check: compare with the test rows under every policy, as before training.
+        """
+        train, held_out = self._divide(len(examples))
+        train = without_repeats(self.set_name, examples, train, held_out)
+        parts = [self._weighted(train), held_out]
+        train, held_out = guard(self, examples, *parts) if check or self.contamination == "drop" else parts
+        return train, held_out
+
+    def _weighted(self, rows: list[int]) -> list[int]:
+        """The training rows as often as they are taken in an epoch."""
+        return rows
 
     def _divide(self, count: int) -> tuple[list[int], list[int]]:
         """The rows to train on and the rows to validate on; both in the file's order, no row in both."""

@@ -23,8 +23,8 @@ _CUT, _MEND = "the file seems to be cut; copy or download it again", "mend the f
 def read_rows(path: Path, columns: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
     """The rows of a file: ``.json`` (a list of objects), ``.jsonl`` (an object a line), ``.csv`` or ``.parquet``.
 
-    Every row has an ``instruction``; ``id``, ``input``, ``output`` and ``answer`` are text or nothing, and other
-    columns stay as they are.
+    Every row has an ``instruction``; ``id``, ``input``, ``output`` and ``answer`` are text or nothing (a blank
+    ``answer`` is nothing), and other columns stay as they are.
 
     Args:
         path: the file; another ending than these four is read as JSON.
@@ -173,4 +173,6 @@ def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> d
                 f"{where}: row {number}: '{field}' should be text, not {type(value).__name__}; mend the row."
             )
         clean[field] = None if value is None else str(value)
+    if not (clean["answer"] or "").strip():
+        clean["answer"] = None  # a blank is no gold answer: every model would be right that says nothing
     return clean

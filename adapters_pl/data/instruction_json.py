@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import torch
 from datasets import Dataset
+from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl.answers import Kind
 from adapters_pl.data.base import ReasoningDataModule, Split
@@ -38,7 +40,7 @@ class InstructionJSON(ReasoningDataModule):
         train_split: the split of a hub dataset to train on.
         test_split: the split of a hub dataset to test on.
         answer_kind: what the answers are: ``number``, ``choice`` among those that occur, ``letter`` of an option,
-            or ``text``. ``auto`` looks at them.
+            or ``text``. ``auto`` looks at them; a mixture has a kind for each row.
         kwargs: as for every dataset.
     """
 
@@ -76,6 +78,9 @@ class InstructionJSON(ReasoningDataModule):
         self.set_name = "+".join(dict.fromkeys(Path(each).stem for each in named))  # type: ignore[misc]
         super().__init__(**kwargs)
         self._sizes: list[int] = []
+        self._kinds: dict[str, tuple[Kind, tuple[str, ...]]] = {}
+        #: The files of which it has been said what their answers are.
+        self._said: set[str] = set()
 
     def rows(self, split: Split) -> Dataset:
         """The rows of the training files or of the test file, or the held-out rows where there is no test file."""
@@ -84,7 +89,7 @@ class InstructionJSON(ReasoningDataModule):
         if self.test_path is not None:
             return self._infer(self._read(self.test_path, self.test_split), self.test_path)
         rows = self._training_rows()
-        _, held_out = self._divide(len(rows))
+        _, held_out = self.division([self.example(row, index) for index, row in enumerate(rows)])
         if not held_out:
             raise UserError("Nothing to test on: pass --data.test_path FILE, or hold rows out with --data.val_size.")
         # They keep the names that they have in their file.
@@ -103,13 +108,9 @@ class InstructionJSON(ReasoningDataModule):
         self._sizes = [len(part) for part in parts]
         return self._infer([row for part in parts for row in part], self.paths[0])
 
-    def _divide(self, count: int) -> tuple[list[int], list[int]]:
-        """As for every dataset, with the training rows taken as often as their weights say."""
-        train, held_out = super()._divide(count)
-        return (train if self.weights is None else self._weighted(train)), held_out
-
-    def _weighted(self, rows: Sequence[int]) -> list[int]:
-        assert self.weights is not None
+    def _weighted(self, rows: list[int]) -> list[int]:
+        if self.weights is None:
+            return rows
         taken: list[int] = []
         begin = 0
         for number, (size, weight) in enumerate(zip(self._sizes, self.weights, strict=True)):
@@ -144,29 +145,58 @@ class InstructionJSON(ReasoningDataModule):
         return splits[split]
 
     def _infer(self, rows: list[dict[str, Any]], path: str) -> Dataset:
-        """The rows as a dataset; the kind of answer is seen from them."""
+        """The rows as a dataset; the kinds of their answers are seen from them, and said."""
         read = as_dataset(rows, Path(path), FIELDS)
         answers = [answer for answer in read["answer"] if answer is not None]
         if self.answer_kind == "auto":
-            self.kind, self.options = infer_kind(answers)
+            self._kinds = infer_kinds(answers)
         else:
-            self.kind = self.answer_kind
-            self.options = tuple(sorted(set(answers))) if self.kind in ("choice", "letter") else ()
+            options = tuple(sorted(set(answers))) if self.answer_kind in ("choice", "letter") else ()
+            self._kinds = dict.fromkeys(answers, (self.answer_kind, options))
+        counts = Counter(self._kinds[answer] for answer in answers)
+        # A row without an answer, which is only predicted, is taken to be as most are.
+        declared: Kind = "text" if self.answer_kind == "auto" else self.answer_kind
+        self.kind, self.options = counts.most_common(1)[0][0] if counts else (declared, ())
+        self._say(path, read["answer"], counts)
         return read
 
+    def _say(self, path: str, answers: Sequence[str | None], counts: Mapping[Any, int]) -> None:
+        """What the answers of a file are taken for, and which rows have none; once a file."""
+        if path in self._said or not counts:
+            return
+        self._said.add(path)
+        blank = [number for number, answer in enumerate(answers, start=1) if answer is None]
+        if blank:
+            named = f"{', '.join(map(str, blank[:5]))}{', ...' if len(blank) > 5 else ''}"
+            rank_zero_info(f"{path}: {len(blank)} of {len(answers)} rows have no gold answer (row {named})")
+        if self.answer_kind == "auto":
+            found = ", ".join(f"{count} {kind}" for (kind, _), count in counts.items())
+            rank_zero_info(f"{path}: answers by kind: {found} (--data.answer_kind sets one for all)")
 
-def infer_kind(answers: list[str]) -> tuple[Kind, tuple[str, ...]]:
-    """Numbers, the letters of options, a choice among at most ten answers that repeat, or free text."""
-    if not answers:
-        return "text", ()
-    if all(_is_number(answer) for answer in answers):
-        return "number", ()
+    def kind_of(self, row: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+        """The kind of the row's own answer."""
+        return self._kinds.get(row.get("answer") or "", (self.kind, self.options))
+
+
+def infer_kinds(answers: Sequence[str]) -> dict[str, tuple[Kind, tuple[str, ...]]]:
+    """The kind of every answer and its options.
+
+    All together are numbers, the letters of options, or a choice among at most ten answers that repeat. Where they are
+    none of these, numbers are told from the others, and these are judged in the same way; what is left is free text.
+    """
     distinct = sorted(set(answers))
-    if len(distinct) > 1 and set(distinct) <= set("ABCDE"):
-        return "letter", tuple("ABCDE"[: "ABCDE".index(distinct[-1]) + 1])
-    if len(distinct) <= _MOST_OPTIONS and len(distinct) < len(answers):
-        return "choice", tuple(distinct)
-    return "text", ()
+    found: tuple[Kind, tuple[str, ...]] = ("text", ())
+    if all(map(_is_number, distinct)):
+        found = ("number", ())
+    elif len(distinct) > 1 and set(distinct) <= set("ABCDE"):
+        found = ("letter", tuple("ABCDE"[: "ABCDE".index(distinct[-1]) + 1]))
+    elif len(distinct) <= _MOST_OPTIONS and len(distinct) < len(answers):
+        found = ("choice", tuple(distinct))
+    elif any(map(_is_number, distinct)):
+        numbers = [answer for answer in answers if _is_number(answer)]
+        others = [answer for answer in answers if not _is_number(answer)]
+        return infer_kinds(numbers) | infer_kinds(others)
+    return dict.fromkeys(distinct, found)
 
 
 def _is_number(text: str) -> bool:

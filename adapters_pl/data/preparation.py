@@ -64,6 +64,21 @@ def rows_of_tests(
     return found, list(missing)
 
 
+def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int], held_out: Sequence[int]) -> list[int]:
+    """The rows of ``train`` that do not ask, but for case and punctuation, what a row of ``held_out`` asks.
+
+    Raises:
+        UserError: none is left.
+    """
+    asked = {contamination.normalised(question(examples[row])) for row in held_out}
+    kept = [row for row in train if contamination.normalised(question(examples[row])) not in asked]
+    if train and not kept:
+        raise UserError(f"{name}: every training row asks what a held-out row asks; set --data.val_size 0.")
+    if len(kept) < len(train):
+        rank_zero_info(f"{name}: {len(train) - len(kept)} training rows ask what a held-out row asks: left out")
+    return kept
+
+
 def guard(data: ReasoningDataModule, examples: Sequence[Example], *parts: list[int]) -> list[list[int]]:
     """Check the rows of ``parts`` against every set the run will be judged on, as ``data.contamination`` says.
 
@@ -159,16 +174,16 @@ def tokenised(
             f"{name}: row {numbers[first] + 1} has {lengths[first]} tokens, the cutoff is {cutoff}: raise "
             "--data.cutoff, or choose --data.on_overflow drop or truncate."
         )
+    # Only a prompt is ever shortened, and a token of it has to be left.
+    dropped = over if on_overflow == "drop" else rows.response_lengths() >= cutoff
+    shortened = int((over & ~dropped).sum())
     what = "dropped"
     if on_overflow == "truncate":
-        responses = int((over & (rows.response_lengths() >= cutoff)).sum())
         what = (
-            f"shortened ({int(over.sum()) - responses} at the beginning of the prompt, "
-            f"{responses} also at the end of the response)"
+            f"{shortened} lose the beginning of their prompt, {int(dropped.sum())} with a longer response are dropped"
         )
     rank_zero_info(f"{name}: {int(over.sum())} of {len(rows)} rows are longer than {cutoff} tokens: {what}")
-    if on_overflow == "drop":
-        rows = rows.select(~over)
-        if not len(rows):
-            raise UserError(f"{name}: every row is longer than {cutoff} tokens; raise --data.cutoff.")
-    return rows
+    if dropped.all():
+        what = "row" if on_overflow == "drop" else "response"
+        raise UserError(f"{name}: every {what} is longer than {cutoff} tokens; raise --data.cutoff.")
+    return rows.select(~dropped)

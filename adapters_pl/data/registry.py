@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from adapters_pl.answers import Kind
 from adapters_pl.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class Example:
         input: further context, or nothing.
         response: what a model should learn to write; empty if the row has none.
         answer: the gold answer; ``None`` if the row has none.
-        options: the possible answers of a multiple-choice set.
+        kind: what kind of answer the row has; a mixture has several.
+        options: the possible answers of a multiple-choice row.
     """
 
     id: str
@@ -32,6 +34,7 @@ class Example:
     input: str = ""
     response: str = ""
     answer: str | None = None
+    kind: Kind = "text"
     options: tuple[str, ...] = ()
 
 

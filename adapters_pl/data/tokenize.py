@@ -6,9 +6,9 @@ and the response's ids are appended to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, overload
 
 import datasets
 import numpy as np
@@ -32,13 +32,11 @@ class TokenRow:
         row: its number in the file's order.
         prompt: ids of the prompt, with the beginning token if the tokenizer has one.
         response: ids of the response and the end token; empty for a test row.
-        overflow: what did not fit the cutoff: nothing, part of the prompt, or part of the response.
     """
 
     row: int
     prompt: list[int]
     response: list[int]
-    overflow: Literal["", "prompt", "response"] = ""
 
     @property
     def length(self) -> int:
@@ -101,17 +99,13 @@ def encode_rows(
 
 
 def fit_to_cutoff(row: TokenRow, cutoff: int) -> TokenRow:
-    """Shorten ``row`` to ``cutoff`` tokens: the prompt loses its beginning (but the first token, which may
-    mark the beginning of a text), so that the answer stays whole; only a response that is itself too long
-    loses its end, and with it the end token.
+    """Shorten ``row`` to ``cutoff`` tokens: the prompt loses its beginning, but for the first token, which may mark the
+    beginning of a text. The response stays whole; it has to leave room for one token.
     """
     if row.length <= cutoff:
         return row
-    response = row.response[: cutoff - 1]
-    room = cutoff - len(response)
-    prompt = row.prompt[:1] + row.prompt[len(row.prompt) - room + 1 :] if room < len(row.prompt) else row.prompt
-    cut: Literal["prompt", "response"] = "response" if len(response) < len(row.response) else "prompt"
-    return TokenRow(row.row, prompt, response, cut)
+    room = cutoff - len(row.response)
+    return TokenRow(row.row, row.prompt[:1] + row.prompt[len(row.prompt) - room + 1 :], row.response)
 
 
 class _Ragged:
@@ -165,9 +159,7 @@ class TokenTable(Sequence[TokenRow]):
     def fitted_lengths(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of every prompt and of every response (N,), as the rows have them."""
         prompts, responses = self.prompt_lengths(), self.response_lengths()
-        over = prompts + responses > self.cutoff
-        cut = np.where(over, np.minimum(responses, self.cutoff - 1), responses)
-        return np.where(over, np.minimum(prompts, self.cutoff - cut), prompts), cut
+        return np.minimum(prompts, self.cutoff - responses), responses
 
     def __len__(self) -> int:
         return len(self._chosen)
@@ -189,11 +181,23 @@ class TokenTable(Sequence[TokenRow]):
 
 
 class TrainingRows(Dataset[dict[str, Any]]):
-    """Token rows that know, batch by batch, which optimizer step they are part of."""
+    """Token rows that know, batch by batch, which optimizer step they are part of.
 
-    def __init__(self, rows: Sequence[TokenRow], train_on_prompt: bool = False) -> None:
+    Args:
+        rows: what is learnt, or asked.
+        train_on_prompt: the prompt's tokens have labels too.
+        asked: prompts that rows are answered after, by row, where those are not the ones of training.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[TokenRow],
+        train_on_prompt: bool = False,
+        asked: Mapping[int, list[int]] | None = None,
+    ) -> None:
         self.rows = rows
         self.train_on_prompt = train_on_prompt
+        self.asked = asked or {}
 
     def labels(self, row: TokenRow) -> list[int]:
         """The label of every token: the response's own ids, and the prompt's only if it is trained on.
@@ -215,9 +219,9 @@ class TrainingRows(Dataset[dict[str, Any]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One row: ids and labels."""
+        """One row: ids, labels, and the prompt that it is answered after."""
         row = self.rows[index]
-        return {"row": row, "labels": self.labels(row)}
+        return {"row": row, "labels": self.labels(row), "asked": self.asked.get(row.row, row.prompt)}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch's rows, with the step's labelled tokens where a step is what asks."""
@@ -269,7 +273,7 @@ class Collate:
                 segments[place, begin:end] = segment
             positions[place, end:] = torch.arange(width - end)
             segments[place, end:] = len(sequence)
-        prompt_ids, prompt_mask = left_pad([row.prompt for row in rows], self.pad_id)
+        prompt_ids, prompt_mask = left_pad([item["asked"] for item in items], self.pad_id)
         packed = {"position_ids": positions, "segment_ids": segments} if self.pack_to else {}
         return {
             "input_ids": ids,

@@ -9,7 +9,9 @@ import pytest
 from transformers import PretrainedConfig
 
 from adapters_pl.data import SETS, AddSub, BoolQ, Commonsense, InstructionJSON, Math10K, base, preparation, set_named
+from adapters_pl.data.tokenize import encode_prompt
 from adapters_pl.errors import UserError
+from adapters_pl.evaluation import draw_shots, prompt_hash
 from adapters_pl.generation import Generation
 
 BOS, EOS = 1, 2
@@ -20,6 +22,12 @@ def row(digits=2, answer_digits=1, **changes):
     return {"instruction": "7" * digits, "output": "1" * answer_digits, "answer": "true", **changes}
 
 
+def asking(row, number):
+    """A row of sevens with a number of as many digits instead, so that no two rows ask the same."""
+    asked = row["instruction"]
+    return {**row, "instruction": str(number).zfill(len(asked))} if set(asked) == {"7"} else row
+
+
 @pytest.fixture
 def trainer(tokenizer):
     """What a data module asks of its trainer: one process, a context of 512 tokens."""
@@ -27,7 +35,9 @@ def trainer(tokenizer):
         world_size=1,
         global_rank=0,
         accumulate_grad_batches=1,
-        lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
+        lightning_module=SimpleNamespace(
+            tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
+        ),
         state=SimpleNamespace(fn="fit"),
         strategy=None,
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
@@ -70,7 +80,7 @@ def boolq(tmp_path, put, trainer):
     """A multiple-choice set with both files, made of the rows given."""
 
     def boolq(train=(), test=(), **options):
-        put("dataset/boolq/train.json", list(train))
+        put("dataset/boolq/train.json", [asking(each, number) for number, each in enumerate(train)])
         if test:
             put("dataset/boolq/test.json", list(test))
         data = BoolQ(root=str(tmp_path), **{"template": "plain", "contamination": "allow", **options})
@@ -131,7 +141,7 @@ def test_every_set_is_found_by_its_published_name():
 def test_a_row_becomes_an_example(boolq):
     data = boolq(train=[row(input="context", id=None), row(output=None), row(answer=None, id=17)])
     first, second, third = data.examples("train")
-    assert first == base.Example("boolq-0", "boolq", "77", "context", "1", "true", ("true", "false"))
+    assert first == base.Example("boolq-0", "boolq", "00", "context", "1", "true", "choice", ("true", "false"))
     assert (second.id, second.input, second.response) == ("boolq-1", "", "true")
     assert (third.id, third.response, third.answer) == ("17", "1", None)
 
@@ -227,15 +237,19 @@ LONG = [row(4, 2), row(20, 2), row(4, 20)]
 def test_truncating_keeps_the_answer_and_the_prompts_end(boolq, notices, tokenizer):
     data = boolq(train=LONG, val_size=0, cutoff=16)
     data.setup("fit")
-    fits, long_prompt, long_response = data.training.rows
-    seven, one, end = (tokenizer.convert_tokens_to_ids(token) for token in ("7", "1", "Ċ"))
-    assert (fits.prompt, fits.response) == ([BOS, *[seven] * 4, end], [one, one, EOS])
-    assert (long_prompt.prompt, long_prompt.response) == ([BOS, *[seven] * 11, end], [one, one, EOS])
-    assert (long_response.prompt, long_response.response) == ([BOS], [one] * 15)
+    fits, long_prompt = data.training.rows
+    zero, one, end = (tokenizer.convert_tokens_to_ids(token) for token in ("0", "1", "Ċ"))
+    assert (fits.prompt, fits.response) == ([BOS, *[zero] * 4, end], [one, one, EOS])
+    assert (long_prompt.prompt, long_prompt.response) == ([BOS, *[zero] * 10, one, end], [one, one, EOS])
     assert notices == [
         "boolq: 2 of 3 rows are longer than 16 tokens: "
-        "shortened (1 at the beginning of the prompt, 1 also at the end of the response)"
+        "1 lose the beginning of their prompt, 1 with a longer response are dropped"
     ]
+
+
+def test_responses_that_all_exceed_the_cutoff_are_an_error(boolq):
+    with pytest.raises(UserError, match="boolq: every response is longer than 8 tokens"):
+        boolq(train=[row(answer_digits=9)], val_size=0, cutoff=8).setup("fit")
 
 
 def test_dropping_leaves_long_rows_out(boolq, notices):
@@ -274,7 +288,7 @@ def test_a_model_without_a_context_is_cut_where_asked(boolq, trainer):
     trainer.lightning_module.config = PretrainedConfig()
     data = boolq(train=LONG, val_size=0, cutoff=16)
     data.setup("fit")
-    assert [token_row.length for token_row in data.training.rows] == [9, 16, 16]
+    assert [token_row.length for token_row in data.training.rows] == [9, 16]
 
 
 @pytest.mark.parametrize(
@@ -460,13 +474,80 @@ def test_judged_answers_are_recorded(boolq):
     ]
 
 
-def test_validation_rows_are_judged_by_their_own_number(boolq):
+def test_validation_rows_are_judged_by_their_own_number(boolq, trainer):
+    trainer.lightning_module.monitor = "val_accuracy"
     data = boolq(train=[row(answer="true" if n % 2 else "false", id=f"r{n}") for n in range(20)], val_size=2)
     data.setup("fit")
     held_out = numbers(data.validation)
     assert data.validation_set == "boolq-validation"
     records = data.judge("boolq-validation", held_out, [Generation("true", 1, "stop")] * 2)
     assert [(record["id"], record["correct"]) for record in records] == [(f"r{n}", n % 2 == 1) for n in held_out]
+
+
+@pytest.mark.parametrize("protocol", ["strict", "llm_adapters"])
+@pytest.mark.parametrize("shots", [0, 2])
+def test_a_validation_row_is_asked_as_a_test_row_is(boolq, trainer, context, protocol, shots):
+    context(4096)
+    rows = [row(digits=30 + n, id=f"r{n}") for n in range(20)]
+    options = {"val_size": 3, "protocol": protocol, "shots": shots, "cutoff": 24, "template": "alpaca"}
+    data, trainer.state.fn = boolq(train=rows, test=rows, **options), "validate"
+    data.setup("validate")
+    held_out = numbers(data.validation)
+    shown = {}
+    for batch in data.val_dataloader():
+        for place, number in enumerate(batch["row_ids"].tolist()):
+            shown[number] = batch["prompt_ids"][place][batch["prompt_mask"][place] == 1].tolist()
+    hashes = data.prompt_hashes("boolq-validation")
+    examples = data.examples("train")
+    drawn = draw_shots(examples, [examples[n] for n in held_out], shots, data.seed)
+    assert sorted(shown) == held_out
+    for number, ids in shown.items():
+        text = data.test_prompt(examples[number], drawn)
+        assert ids == encode_prompt(data._tokenizer(), text)
+        assert hashes[number] == prompt_hash(text)
+        assert len(ids) > 24  # the cutoff is one of training
+
+
+def test_rows_without_gold_are_not_answered_and_that_is_said(boolq, trainer, notices):
+    trainer.state.fn = "validate"
+    data = boolq(train=[row(answer=None if n % 2 else "true") for n in range(80)], val_size=6)
+    data.setup("validate")
+    held_out = numbers(data.validation)
+    assert sorted(data.asked("boolq-validation")) == [n for n in held_out if n % 2 == 0]
+    without = sum(n % 2 for n in held_out)
+    assert f"boolq: {without} of 6 validation rows have no 'answer' to compare with; the others are answered" in notices
+
+
+def test_val_accuracy_without_gold_is_refused_before_training(boolq, trainer):
+    trainer.lightning_module.monitor = "val_accuracy"
+    data = boolq(train=[row(answer=None) for _ in range(60)], val_size=6)
+    with pytest.raises(UserError, match=r"6 of 6 validation rows have no 'answer' .* choose --model\.monitor val_loss"):
+        data.setup("fit")
+
+
+def test_training_rows_share_no_question_with_held_out_rows(boolq, notices):
+    twice = [row(digits=3, id=f"r{n}") for n in range(20)]
+    data = boolq(train=[*twice, *[{**asking(r, n), "id": f"s{n}"} for n, r in enumerate(twice)]], val_size=4)
+    data.setup("fit")
+    examples = data.examples("train")
+    train, held_out = (
+        {examples[n].instruction.casefold() for n in numbers(part)} for part in (data.training, data.validation)
+    )
+    assert len(held_out) in (3, 4)
+    assert not train & held_out
+    assert any("training rows ask what a held-out row asks: left out" in line for line in notices)
+
+
+def test_validation_sees_the_rows_that_training_held_out(boolq, trainer):
+    rows = [row(digits=3, id=f"r{n}") for n in range(40)]
+    test = [asking(rows[n], n) for n in range(0, 40, 2)]
+    found = []
+    for stage in ("fit", "validate"):
+        data, trainer.state.fn = boolq(train=rows, test=test, val_size=8, contamination="drop"), stage
+        data.setup(stage)
+        found.append((numbers(data.training), numbers(data.validation)))
+    assert found[0] == found[1]
+    assert found[0][1]
 
 
 # ---- loaders
@@ -550,4 +631,3 @@ def test_a_file_of_ones_own_is_divided_in_the_same_way(rows_file, trainer):
     data.trainer = trainer
     data.setup("fit")
     assert (len(data.training), len(data.validation)) == (36, 4)
-    assert data.new_tokens("sums-validation") == 256

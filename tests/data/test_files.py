@@ -68,7 +68,7 @@ def test_both_formats_give_the_same_rows_with_and_without_a_byte_order_mark(writ
 )
 def test_scalars_become_text(write, field, value, read):
     [row] = read_rows(write(json.dumps([{"instruction": "Add.", field: value}])))
-    assert row[field] == read
+    assert row[field] == (read or None if field == "answer" else read)
 
 
 def test_other_fields_are_kept_as_they_are(write):

@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 import pytest
 
-from adapters_pl.data import InstructionJSON
-from adapters_pl.data.instruction_json import infer_kind
+from adapters_pl.data import InstructionJSON, instruction_json
+from adapters_pl.data.instruction_json import infer_kinds
 from adapters_pl.data.sources import blob_sha1
 from adapters_pl.errors import UserError
 
@@ -35,7 +35,7 @@ def rows(begin, end, **changes):
 
 def taken(data):
     """How often each row is trained on, and the rows held out."""
-    train, held_out = data._divide(len(data.examples("train")))
+    train, held_out = data.division(data.examples("train"))
     return Counter(train), held_out
 
 
@@ -107,7 +107,36 @@ def test_a_misspelt_field_offers_the_nearest(file):
     ],
 )
 def test_letters_are_known(answers, kind, options):
-    assert infer_kind(answers) == (kind, options)
+    assert infer_kinds(answers) == dict.fromkeys(answers, (kind, options))
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """What the data module tells the user."""
+    lines = []
+    monkeypatch.setattr(instruction_json, "rank_zero_info", lines.append)
+    return lines
+
+
+def test_a_mixture_has_a_kind_for_each_row(file, said):
+    answers = [*map(str, range(20)), "B", "A", "D"]
+    asked = [{"instruction": f"Question {n}", "answer": answer} for n, answer in enumerate(answers)]
+    data = InstructionJSON(test_path=file("mixed.json", asked))
+    letters = ("A", "B", "C", "D")
+    assert [(e.kind, e.options) for e in data.examples("test")] == [("number", ())] * 20 + [("letter", letters)] * 3
+    data.examples("test")
+    [line] = said
+    assert line.endswith("mixed.json: answers by kind: 20 number, 3 letter (--data.answer_kind sets one for all)")
+
+
+@pytest.mark.parametrize("blank", ["", "  \t"])
+def test_a_blank_answer_is_no_gold_and_changes_no_other_row(file, said, blank):
+    asked = [{"instruction": f"Question {n}", "answer": blank if n == 6 else str(n)} for n in range(40)]
+    data = InstructionJSON(test_path=file("blank.json", asked))
+    examples = data.examples("test")
+    assert examples[6].answer is None
+    assert {example.kind for example in examples} == {"number"}
+    assert said[0].endswith("blank.json: 1 of 40 rows have no gold answer (row 7)")
 
 
 def test_results_can_name_the_files_that_were_read(file):

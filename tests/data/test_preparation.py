@@ -45,7 +45,9 @@ def make(tmp_path, tokenizer):
             world_size=1,
             global_rank=0,
             strategy=None,
-            lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
+            lightning_module=SimpleNamespace(
+                tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
+            ),
             state=SimpleNamespace(fn="fit"),
         )
         return data

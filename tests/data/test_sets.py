@@ -10,9 +10,19 @@ import pytest
 from transformers import PretrainedConfig
 
 from adapters_pl.answers import extract, protocol_named
-from adapters_pl.data import ARCChallenge, BoolQ, FreshWordProblems, InstructionJSON, UnseenWordProblems, WordProblems
+from adapters_pl.data import (
+    ARCChallenge,
+    BoolQ,
+    FreshWordProblems,
+    InstructionJSON,
+    MathData,
+    UnseenWordProblems,
+    WordProblems,
+)
 from adapters_pl.data import set_named as named
 from adapters_pl.errors import UserError
+from adapters_pl.evaluation import judge_one
+from adapters_pl.generation import Generation
 from tests.conftest import DATA, shared
 
 STRICT = protocol_named("strict")
@@ -29,7 +39,9 @@ def attach(tokenizer):
             global_rank=0,
             accumulate_grad_batches=1,
             strategy=None,
-            lightning_module=SimpleNamespace(tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512)),
+            lightning_module=SimpleNamespace(
+                tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
+            ),
             state=SimpleNamespace(fn="fit"),
         )
         return data
@@ -315,3 +327,23 @@ def test_word_problems_are_judged_on_three_sets_of_the_size_asked_for(attach):
     assert data.eval_sets == ["word_problems", "word_problems-fresh", "word_problems-unseen"]
     sizes = [sum(len(batch["row_ids"]) for batch in loader) for loader in data.test_dataloader()]
     assert sizes == [5, 5, 5]
+
+
+@shared(DATA)
+def test_every_gold_answer_of_a_mixture_is_right_where_it_is_written():
+    data = MathData(root=str(DATA))
+    examples = data.examples("train")
+    assert Counter(example.kind for example in examples) == {"number": 3057, "letter": 203}
+    for example in examples:
+        written = Generation(f"The answer is {example.answer}.", 5, "stop")
+        assert judge_one(STRICT, example, written)["correct"], example
+
+
+def test_the_rows_held_out_for_a_test_are_those_that_training_held_out(rows_file):
+    rows = json.loads(rows_file.read_text())
+    rows_file.write_text(json.dumps([*rows, *rows[:12]]))
+    data = InstructionJSON(path=str(rows_file), val_size=5)
+    train, held_out = data.division(data.examples("train"))
+    tested = {example.instruction for example in data.examples("test")}
+    assert tested == {data.examples("train")[row].instruction for row in held_out}
+    assert not tested & {data.examples("train")[row].instruction for row in train}
