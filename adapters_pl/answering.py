@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters_pl.adapters.base import Adapter, describe_adapter
+from adapters_pl.checks import check_logits
 from adapters_pl.generation import Generation, generate
 from adapters_pl.metrics import AnswerAccuracy
 from adapters_pl.scoring import score
@@ -74,6 +75,7 @@ class AnsweringModule(LightningModule):
 
     def on_test_start(self) -> None:
         """Forget an earlier test: its records, and its counts."""
+        self._check_scoring()
         self.records, self.spent = {}, {}
         self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
 
@@ -90,6 +92,11 @@ class AnsweringModule(LightningModule):
         accuracy.update([record["correct"] for record in records])
         self.log(f"accuracy/{name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
         self.records.setdefault(name, []).extend(records)
+
+    def _check_scoring(self) -> None:
+        """Options are scored by logits that this module computes itself; generation takes the model's own."""
+        if not self._data.protocol.generates:
+            check_logits(self)
 
     def identity(self) -> dict[str, Any]:
         """What tells this model's answers from another's: the base, its number type, the adapters' values."""
@@ -126,6 +133,7 @@ class AnsweringModule(LightningModule):
 
     def on_predict_start(self) -> None:
         """Forget the records of an earlier prediction."""
+        self._check_scoring()
         self.records = {}
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[dict[str, Any]]:

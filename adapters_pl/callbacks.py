@@ -30,10 +30,25 @@ def checkpoint_callbacks(run: Run, monitor: str, validates: bool) -> list[Callba
     guards = Guards(run)
     callbacks: list[Callback] = [Resume(), guards, LastCheckpoint(run, guards, CHECKPOINT_EVERY)]
     if validates:
+        callbacks.append(LastValidation())
         mode = "max" if monitor == "val_accuracy" else "min"
         best = {"dirpath": run.checkpoints, "filename": "best", "enable_version_counter": False}
         callbacks.append(ModelCheckpoint(**best, monitor=monitor, mode=mode))  # type: ignore[arg-type]
     return callbacks
+
+
+class LastValidation(Callback):
+    """Validates after the last of ``max_steps`` steps, wherever in an epoch that is.
+
+    Without it a training shorter than an epoch has neither a ``val_loss`` nor a ``best.ckpt``.
+    """
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Ask Lightning to stop here, before which it validates; it would stop here without validating."""
+        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+            trainer.should_stop = True
 
 
 class RunRecorder(Callback):

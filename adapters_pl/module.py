@@ -168,6 +168,11 @@ class CausalLMModule(AnsweringModule):
         return meta_model(self.config, self.trust_remote_code, self.attn_implementation)
 
     @property
+    def takes_one_packed_sequence(self) -> bool:
+        """Whether packed rows have to lie in one sequence: flash attention sees the ends of rows in no larger batch."""
+        return "flash" in str(self.model.config._attn_implementation)
+
+    @property
     def _sharding(self) -> FullyShardedStrategy | None:
         strategy = self._trainer.strategy if self._trainer is not None else None
         return strategy if isinstance(strategy, FullyShardedStrategy) else None
@@ -294,19 +299,24 @@ class CausalLMModule(AnsweringModule):
         tokens more than others. So the sum is divided by the labels of the whole step, and multiplied by what
         Lightning divides by: the accumulated batches, and the processes that gradients are averaged over.
         """
-        scale = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        return self.label_losses(hidden, batch["labels"]).sum() / batch["loss_tokens"] * scale
+        return self.label_losses(hidden, batch["labels"]).sum() / batch["loss_tokens"] * self._loss_scale
+
+    @property
+    def _loss_scale(self) -> int:
+        """What Lightning divides a step's gradients by."""
+        return self.trainer.world_size * self.trainer.accumulate_grad_batches
 
     # ---- Lightning's steps
 
     def on_fit_start(self) -> None:
-        """Enter training mode, and sum up what is trained when there are several adapters.
+        """Try out what training rests on, enter training mode, and sum up what several adapters train.
 
         The base was loaded in evaluation mode, and Lightning leaves modes as it finds them.
         """
         check_logits(self)
         if getattr(self._data, "packing", False):
-            check_packing(self)
+            check_packing(self, self._data.training_collate())
+        self._step_loss = torch.zeros((), device=self.device)
         self.train()
         if len(self.adapters) > 1:
             own = sum(p.numel() for p in self.adapter_parameters().values())
@@ -315,8 +325,18 @@ class CausalLMModule(AnsweringModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One batch's share of the step's loss."""
         loss = as_forward(self.model, lambda: self.loss(self.hidden_states(batch), batch))
-        self.log("train_loss", loss.detach(), prog_bar=True)
+        self._step_loss += loss.detach() / self._loss_scale
         return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Log the mean loss over the labelled tokens of the whole step: of its batches, and of all processes."""
+        self.log("train_loss", self.trainer.strategy.reduce(self._step_loss, reduce_op="sum"), prog_bar=True)
+        self._step_loss = torch.zeros_like(self._step_loss)
+
+    def on_validation_start(self) -> None:
+        """``validate`` scores as training does, without its checks before it."""
+        if self.trainer.state.fn == "validate":
+            check_logits(self)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss on the validation rows, and the accuracy of generated answers when that is asked for."""

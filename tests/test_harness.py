@@ -79,7 +79,7 @@ class Judged:
         [(_, records)] = module.records.items()
         self.records = sorted(records, key=lambda record: record["row"])
         examples = data.examples("test")
-        self.prompts = [data.test_prompt(examples[record["row"]], data.kind) for record in self.records]
+        self.prompts = [data.test_prompt(examples[record["row"]]) for record in self.records]
 
 
 def of_the_harness(folder, docs, task, batch_size=4, **changes):

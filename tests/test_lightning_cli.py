@@ -145,6 +145,14 @@ def _column(name):
     return [(line, index) for line in lines[1:] if line.split(",")[index]]
 
 
+@pytest.mark.parametrize(("steps", "validations"), [("3", 1), ("9", 1), ("12", 2)], ids=["less", "an epoch", "more"])
+def test_training_ends_with_a_validation_whatever_its_length(fit, steps, validations):
+    assert fit("--adapter", "LoRA", "--trainer.max_steps", steps, "--trainer.max_epochs", "5") == 0
+    assert len(_column("val_loss")) == validations
+    best = torch.load("runs/lora-1/checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] in (9, int(steps))
+
+
 def test_generated_accuracy_can_choose_best(fit):
     assert fit("--adapter", "LoRA", "--model.monitor", "val_accuracy", "--trainer.max_epochs", "2") == 0
     assert len(_column("val_accuracy")) == 2

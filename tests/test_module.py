@@ -54,6 +54,62 @@ def attached(name="llama", world=1, accumulate=1):
     return module
 
 
+class Noted(CausalLMModule):
+    """Keeps the loss of every labelled token that is trained on, and what is logged of every step."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.losses, self.steps = [], []
+
+    def label_losses(self, hidden, labels):
+        losses = super().label_losses(hidden, labels)
+        self.losses.append(losses.detach())
+        return losses
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if len(self.steps) < self.trainer.global_step:
+            mean = torch.cat(self.losses).mean().item()
+            self.steps.append((self.trainer.callback_metrics["train_loss"].item(), mean, batch["loss_tokens"]))
+            self.losses = []
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "limit"), [(1, 1.0), (3, 1.0), (4, 6), (3, 4)], ids=["alone", "whole", "cut", "one more"]
+)
+def test_what_is_logged_is_the_mean_loss_of_the_whole_step(tmp_path, make_base, rows_file, accumulate, limit):
+    """Of every step, also where the epoch ends before the step has all of its batches."""
+    module = Noted(str(make_base()), lr=1e-2)
+    data = {"val_size": 0, "batch_size": 5}
+    settings = {"accumulate_grad_batches": accumulate, "limit_train_batches": limit}
+    fit(tmp_path, None, rows_file, data=data, module=module, **settings)
+    batches = 8 if limit == 1.0 else limit
+    assert len(module.steps) == -(-batches // accumulate)
+    for logged, mean, _ in module.steps:
+        assert logged == pytest.approx(mean, rel=1e-5)
+
+
+def test_accumulation_that_changes_is_refused(tmp_path, make_base, rows_file):
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
+
+    run = trainer(tmp_path, LoRA(rank=4), GradientAccumulationScheduler({0: 2, 1: 4}))
+    with pytest.raises(UserError, match=r"set one number with --trainer\.accumulate_grad_batches"):
+        run.fit(CausalLMModule(str(make_base())), datamodule=InstructionJSON(path=str(rows_file), val_size=0))
+
+
+@pytest.mark.parametrize("command", ["test", "validate", "predict"])
+def test_an_unusual_head_is_noticed_before_options_are_scored(tmp_path, make_base, command):
+    rows = [{"instruction": f"Is {n} odd?", "output": "yes", "answer": ["no", "yes"][n % 2]} for n in range(30)]
+    (tmp_path / "odd.json").write_text(json.dumps(rows))
+    module = CausalLMModule(str(make_base()))
+    module.build_base()
+    head = module.model.lm_head
+    module.model.lm_head = torch.nn.Sequential(head, torch.nn.Softsign())
+    module.model.get_output_embeddings = lambda: head
+    data = InstructionJSON(path=str(tmp_path / "odd.json"), protocol="loglikelihood", val_size=3)
+    with pytest.raises(UserError, match="computes its logits in a way that is not known here"):
+        getattr(trainer(tmp_path), command)(module, datamodule=data)
+
+
 def batch_of(labels_from=4, rows=3, length=9):
     generator = torch.Generator().manual_seed(11)
     ids = torch.randint(3, 300, (rows, length), generator=generator)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, PrefixTuning, SeriesAdapter, UserError
+from adapters_pl.checks import check_packing
 from adapters_pl.data.tokenize import Collate, TokenRow, TrainingRows
 from tests.conftest import tiny_model
 
@@ -97,3 +98,72 @@ def test_a_packed_run_ends_where_the_plain_one_ends(make_base, rows_file, tmp_pa
 def test_what_cannot_keep_rows_apart_is_refused(make_base, rows_file, tmp_path, base, adapter):
     with pytest.raises(UserError, match="cannot keep packed rows apart"):
         fit(make_base(base), rows_file, adapter(), True, tmp_path)
+
+
+def _one_sequence_only(module, query, key, value, attention_mask, **settings):
+    """Attention as transformers runs it by flash attention: packed rows are told apart in a batch of one alone."""
+    from transformers.models.llama.modeling_llama import eager_attention_forward
+
+    positions = settings["position_ids"]
+    width = query.shape[2]
+    seen = torch.ones(width, width, dtype=torch.bool).tril()
+    if len(positions) == 1:
+        rows = (positions[0] == 0).cumsum(0)
+        seen &= rows[:, None] == rows[None]
+    mask = torch.zeros(width, width).masked_fill(~seen, torch.finfo(query.dtype).min)[None, None]
+    return eager_attention_forward(module, query, key, value, mask, **settings)
+
+
+@pytest.fixture
+def flash():
+    """A module whose attention keeps packed rows apart in one sequence only, as flash attention does."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register("stand_in", _one_sequence_only)
+    AttentionMaskInterface.register("stand_in", lambda *args, **kwargs: None)
+    module = CausalLMModule()
+    module.model = tiny_model("llama")
+    module._config = module.model.config
+    module.model.set_attn_implementation("stand_in")
+    return module
+
+
+def test_under_flash_attention_all_rows_lie_in_one_sequence(flash):
+    batch = Collate(0, 32, one_sequence=True)(items(LENGTHS))
+    assert batch["input_ids"].shape == (1, sum(map(sum, LENGTHS)))
+    check_packing(flash, Collate(0, 32, one_sequence=True))
+
+
+def test_flash_attention_is_known_by_its_name():
+    module = CausalLMModule()
+    module.model = tiny_model("llama")
+    assert not module.takes_one_packed_sequence
+    module.model.config._attn_implementation_internal = "flash_attention_2"
+    assert module.takes_one_packed_sequence
+
+
+def test_a_batch_of_several_sequences_that_leak_is_noticed(flash):
+    assert len(Collate(0, 32)(items(LENGTHS))["input_ids"]) > 1
+    with pytest.raises(UserError, match="cannot keep packed rows apart"):
+        check_packing(flash, Collate(0, 32))
+
+
+def test_the_training_batches_are_packed_as_the_attention_needs_it(tmp_path, make_base, rows_file):
+    seen = []
+
+    class Looking(CausalLMModule):
+        takes_one_packed_sequence = True
+
+        def training_step(self, batch, batch_idx):
+            seen.append(tuple(batch["input_ids"].shape))
+            return super().training_step(batch, batch_idx)
+
+    data = InstructionJSON(path=str(rows_file), val_size=0, packing=True, batch_size=10, cutoff=160)
+    trainer = Trainer(
+        callbacks=[LoRA(rank=2)], max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+        default_root_dir=tmp_path,
+    )  # fmt: skip
+    trainer.fit(Looking(str(make_base())), datamodule=data)
+    assert len(seen) == 4
+    assert all(sequences == 1 and width > 160 for sequences, width in seen)

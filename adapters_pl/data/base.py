@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
 from datasets import Dataset
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -271,6 +272,11 @@ class ReasoningDataModule(AskingDataModule):
             connector = self.trainer._accelerator_connector
             if connector.use_distributed_sampler:
                 raise UserError("Pass Trainer(use_distributed_sampler=False): the data module divides the rows itself.")
+        if stage == "fit" and self._accumulates_variably():
+            raise UserError(
+                "GradientAccumulationScheduler changes how many batches make a step, and the loss is a mean over the "
+                "whole step: set one number with --trainer.accumulate_grad_batches."
+            )
         if stage in ("fit", "validate"):
             self._setup_training(stage)
         else:
@@ -290,9 +296,16 @@ class ReasoningDataModule(AskingDataModule):
             self.trainer.world_size,
             self.trainer.accumulate_grad_batches,
             self.seed,
+            limit=self.trainer.limit_train_batches,
         )
-        pack_to = self._longest if self.packing else None
-        return self._loader(SeededRows(self.training), sampler, StepLoader, pack_to)
+        return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
+
+    def training_collate(self) -> Collate:
+        """What makes training rows into batches."""
+        collate = self._collate()
+        if self.packing:
+            collate.pack_to, collate.one_sequence = self._longest, self._module.takes_one_packed_sequence
+        return collate
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The validation rows; none if ``val_size`` is 0."""
@@ -406,13 +419,20 @@ class ReasoningDataModule(AskingDataModule):
             lambda row, example: self._refuse_beyond_context(row, example, context),
         )
 
-    def _loader(self, rows: Any, sampler: Any, kind: type[AnyLoader], pack_to: int | None = None) -> AnyLoader:
+    def _accumulates_variably(self) -> bool:
+        callbacks = getattr(self.trainer, "callbacks", ())
+        return any(isinstance(callback, GradientAccumulationScheduler) for callback in callbacks)
+
+    def _collate(self) -> Collate:
         pad_id = self._tokenizer().pad_token_id
         assert isinstance(pad_id, int)
+        return Collate(pad_id)
+
+    def _loader(self, rows: Any, sampler: Any, kind: type[AnyLoader], collate: Collate | None = None) -> AnyLoader:
         return kind(
             rows,
             batch_sampler=sampler,
-            collate_fn=Collate(pad_id, pack_to),
+            collate_fn=collate or self._collate(),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             # Else making an iterator draws from the numbers that dropout draws from.

@@ -52,6 +52,7 @@ class StepSampler(Sampler[list[int]]):
         accumulate: batches accumulated in one optimizer step.
         seed: the order's seed; the epoch is added to it.
         shuffle: a seeded order; the rows' own order if false.
+        limit: the most batches of an epoch: a number, or a share of them (Lightning's ``limit_train_batches``).
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class StepSampler(Sampler[list[int]]):
         accumulate: int = 1,
         seed: int = 0,
         shuffle: bool = True,
+        limit: int | float | None = None,
     ) -> None:
         self.label_counts = list(label_counts)
         self.batch_size = batch_size
@@ -72,6 +74,10 @@ class StepSampler(Sampler[list[int]]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
+        batches = -(-len(self.label_counts) // (batch_size * world_size))
+        if limit is not None:
+            batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
+        self.batches = batches
         #: Rows of this epoch that were trained on before this sampler was made.
         self.before = 0
 
@@ -85,6 +91,11 @@ class StepSampler(Sampler[list[int]]):
         """Rows in a whole step, over all processes and accumulated batches."""
         return self.batch_size * self.world_size * self.accumulate
 
+    @property
+    def rows(self) -> int:
+        """Rows of an epoch: those of its batches."""
+        return min(len(self.label_counts), self.batches * self.batch_size * self.world_size)
+
     def set_epoch(self, epoch: int) -> None:
         """Lightning says which epoch begins; every epoch has an order of its own."""
         if epoch != self.epoch:
@@ -93,9 +104,8 @@ class StepSampler(Sampler[list[int]]):
 
     def state_dict(self, batches: int = 0) -> dict[str, int]:
         """Where the epoch stands after its first ``batches`` batches; of a step that is not complete, at its start."""
-        total = len(self.label_counts)
-        rows = total if batches >= len(self) else batches // self.accumulate * self.step_rows
-        return {"epoch": self.epoch, "rows": max(self.before, rows), "of": total}
+        rows = self.rows if batches >= len(self) else batches // self.accumulate * self.step_rows
+        return {"epoch": self.epoch, "rows": max(self.before, rows), "of": len(self.label_counts)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on in the epoch and after the rows that ``state`` names.
@@ -119,12 +129,13 @@ class StepSampler(Sampler[list[int]]):
 
     def __len__(self) -> int:
         """Batches per process and whole epoch."""
-        return -(-len(self.label_counts) // (self.batch_size * self.world_size))
+        return self.batches
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this process's batches, each with the labelled tokens of its whole step."""
-        order, width = self.order(), self.batch_size * self.world_size
-        if self.before == len(order):
+        # The last step of a limited epoch counts the labels of the batches that it has.
+        order, width = self.order()[: self.rows], self.batch_size * self.world_size
+        if self.before >= len(order):
             return
         for start in range(self.before // self.step_rows * self.step_rows, len(order), self.step_rows):
             stop = min(start + self.step_rows, len(order))

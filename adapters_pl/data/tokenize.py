@@ -240,24 +240,30 @@ class Collate:
     ``input_ids``, ``attention_mask`` and ``labels`` are (B, T) padded on the right, ``prompt_ids`` and
     ``prompt_mask`` are (B, P) padded on the left, as generation needs them; ``row_ids`` is (B,).
 
-    Packed, the rows lie end to end in as few sequences of at most ``pack_to`` tokens as they fit into: the first
-    three are (S, T) with S <= B, and so are ``position_ids``, which begin at 0 with every row, and ``segment_ids``,
-    which number a sequence's rows from 0. The padding behind them is a segment of its own.
+    Packed, the rows lie end to end in as few sequences of at most ``pack_to`` tokens as they fit into, or in a single
+    one as long as all of them: the first three are (S, T) with S <= B. So are ``position_ids``, which begin at 0 with
+    every row, and ``segment_ids``, which number a sequence's rows from 0. The padding behind them is a segment of its
+    own.
 
     Args:
         pad_id: fills what is left; told by the mask alone.
         pack_to: tokens of a packed sequence; one row a sequence if not given.
+        one_sequence: packed, all rows lie in one sequence, however long.
     """
 
-    def __init__(self, pad_id: int, pack_to: int | None = None) -> None:
+    def __init__(self, pad_id: int, pack_to: int | None = None, one_sequence: bool = False) -> None:
         self.pad_id = pad_id
         self.pack_to = pack_to
+        self.one_sequence = one_sequence
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Make one batch."""
         rows: list[TokenRow] = [item["row"] for item in items]
         lengths = [row.length for row in rows]
-        sequences = _first_fit(lengths, self.pack_to) if self.pack_to else [[i] for i in range(len(rows))]
+        if self.pack_to is None:
+            sequences = [[i] for i in range(len(rows))]
+        else:
+            sequences = _first_fit(lengths, sum(lengths) if self.one_sequence else self.pack_to)
         width = max(sum(lengths[i] for i in sequence) for sequence in sequences)
         ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask, positions, segments = torch.zeros_like(ids), torch.zeros_like(ids), torch.zeros_like(ids)

@@ -39,6 +39,7 @@ def trainer(tokenizer):
             tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
         ),
         state=SimpleNamespace(fn="fit"),
+        limit_train_batches=1.0,
         strategy=None,
         _accelerator_connector=SimpleNamespace(use_distributed_sampler=False),
     )

@@ -33,11 +33,16 @@ STRATEGIES = {
 
 
 class First(Callback):
-    """Keeps the values that training began with."""
+    """Keeps the values that training began with, and the loss that was logged of every step."""
 
     def on_train_start(self, trainer, pl_module):
         state = pl_module.state_dict()  # sharded parameters are whole while the model computes, and shards here
         self.state = {name: whole(value).clone() for name, value in state.items()}
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if len(self.losses) < trainer.global_step:
+            self.losses.append(trainer.callback_metrics["train_loss"].item())
 
 
 def without_dropout(method):
@@ -76,6 +81,7 @@ def train(folder: Path, base: str, rows: str, strategy: str, devices: int, metho
     trainer.save_checkpoint(path)
     if trainer.is_global_zero:
         torch.save(first.state, folder / method / "first.pt")
+        (folder / method / "losses.json").write_text(json.dumps(first.losses))
 
 
 if __name__ == "__main__":

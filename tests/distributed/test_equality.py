@@ -91,6 +91,9 @@ def test_two_processes_end_where_one_ends(tmp_path, make_base, rows, one, strate
             for values in (first.values(), [alone["state_dict"][name] - first[name] for name in first])
         )
         assert moved.norm() >= 0.01 * start.norm(), method
+        logged = [json.loads((folder / method / "losses.json").read_text()) for folder in (one, tmp_path)]
+        assert len(logged[0]) == 20
+        assert logged[1] == pytest.approx(logged[0], rel=1e-4), method
         for name, value in alone["state_dict"].items():
             torch.testing.assert_close(two["state_dict"][name], value, atol=1e-6, rtol=0, msg=f"{method} {name}")
         held = [*two["state_dict"].values(), *(s["momentum_buffer"] for s in _states(two).values())]
