@@ -29,6 +29,7 @@ _EXPORTS = {
     "PTuning": "adapters",
     "PEFTAdapter": "adapters",
     "activate": "adapters",
+    "FullyShardedStrategy": "strategies",
     "load_adapter": "checkpoint",
     "save_adapter": "checkpoint",
     "ReasoningDataModule": "data",

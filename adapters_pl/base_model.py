@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -21,10 +23,11 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from adapters_pl.errors import UserError, first_line
-from adapters_pl.placement import SLOT, linear_sizes
-from adapters_pl.quantisation import Quantization, compute_dtype, loading_arguments, prepare
+from adapters_pl.placement import base_modules, linear_sizes
+from adapters_pl.quantisation import Quantization, compute_dtype, is_quantised, loading_arguments, prepare
 from adapters_pl.quickstart import BASE as QUICKSTART_BASE
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -32,7 +35,8 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 #: Names of bases that travel inside the package.
 EMBEDDED = {"quickstart": QUICKSTART_BASE}
 
-_SAMPLED = 64
+#: Values that a fingerprint holds of the embedding, and of every weight.
+_SAMPLED, _SAMPLED_EACH = 64, 8
 
 
 def locate(base: str) -> str:
@@ -175,20 +179,54 @@ def load_base(
                     **extra,
                 )
         else:
-            model = AutoModelForCausalLM.from_pretrained(
-                locate(base),
-                revision=revision,
-                dtype=torch_dtype,
-                trust_remote_code=trust_remote_code,
-                **quantised,
-                **extra,
-            )
+            with _without_report():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    locate(base),
+                    revision=revision,
+                    dtype=torch_dtype,
+                    trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
+                    **quantised,
+                    **extra,
+                )
+            model, found = loaded
+            _refuse_partly_loaded(base, model, found)
     except (OSError, ValueError) as error:
         raise _unreachable(base, "weights", error) from error
     if quantised:
         prepare(model, compute_dtype(dtype, device))
     model.requires_grad_(False)
     return model.eval()
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Within it transformers does not report which weights it found: what matters of that is an error of ours."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _refuse_partly_loaded(base: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Raise ``UserError`` unless the files held every weight of ``model`` and no other, all of them finite."""
+    for what, keys in (
+        ("lack", found["missing_keys"]),
+        ("hold, of another shape than config.json says,", [key for key, *_ in found["mismatched_keys"]]),
+        ("hold what the model has no place for:", found["unexpected_keys"]),
+    ):
+        if keys:
+            first, more = min(keys), f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(
+                f"base '{base}': its weights {what} {first}{more}. Copy or download the directory again, or mend its "
+                "config.json; random weights are had with --model.random_init true."
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and not bool(parameter.isfinite().all()):
+            raise UserError(f"base '{base}': {name} holds values that are not finite. Download it again.")
 
 
 def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> PreTrainedTokenizerBase:
@@ -235,14 +273,17 @@ def context_length(config: PretrainedConfig) -> int | None:
 def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     """What tells one base from another, whatever its path, dtype or quantisation.
 
-    ``structure`` is a hash over the model type and the logical shapes of its modules, and ``sample`` holds
-    some values of the input embedding, which quantisation leaves alone; none on the meta device.
+    ``structure`` is a hash over the model type and the logical shapes of its modules. ``weights`` holds some values of
+    every module's weight in full precision, quantised ones left out, and ``dtype`` the number type they have.
+    ``sample``, some rounded values of the input embedding, is all that checkpoints of format 1 have. On the meta device
+    there are no values.
     """
     digest = hashlib.sha256(model.config.model_type.encode())
     wrappers = [path for path, module in model.named_modules() if hasattr(module, "base_layer")]
-    for path, module in model.named_modules():
+    samples: dict[str, torch.Tensor] = {}
+    for path, module in base_modules(model):
         weight = getattr(module, "weight", None)
-        if f".{SLOT}." in f".{path}." or not isinstance(weight, torch.Tensor):
+        if not isinstance(weight, torch.Tensor):
             continue
         if owner := next((wrapper for wrapper in wrappers if f"{path}.".startswith(f"{wrapper}.")), None):
             # peft's layers keep the module they replace in themselves.
@@ -250,20 +291,45 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
                 continue
             path = owner
         digest.update(f"{path}:{linear_sizes(module) or tuple(weight.shape)};".encode())
+        if not (weight.is_meta or is_quantised(module)) and weight.is_floating_point():
+            samples[path] = _some_values(weight, _SAMPLED_EACH)
     embedding = model.get_input_embeddings()
     assert isinstance(embedding, nn.Module)
-    if embedding.weight.is_meta:
-        return {"structure": digest.hexdigest(), "sample": []}
-    table = embedding.weight.detach().flatten()  # type: ignore[operator]
-    places = torch.linspace(0, table.numel() - 1, _SAMPLED, dtype=torch.float64).long().to(table.device)
-    sample = table[places].float().cpu()
-    return {"structure": digest.hexdigest(), "sample": [round(float(value), 6) for value in sample]}
+    table: Any = embedding.weight
+    known = [] if table.is_meta else _some_values(table, _SAMPLED).tolist()
+    values = torch.cat(list(samples.values())).cpu() if samples else torch.empty(0)  # one copy from the device
+    parts = values.split([len(sample) for sample in samples.values()]) if samples else ()
+    return {
+        "structure": digest.hexdigest(),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "weights": {path: part.tolist() for path, part in zip(samples, parts, strict=True)},
+        "sample": [round(value, 6) for value in known],
+    }
+
+
+def _some_values(weight: torch.Tensor, count: int) -> torch.Tensor:
+    """``count`` values of ``weight`` in float32, from evenly spaced places; all where there are fewer."""
+    flat = weight.detach().flatten()
+    places = torch.linspace(0, flat.numel() - 1, min(count, flat.numel()), dtype=torch.float64).long()
+    return flat[places.to(flat.device)].float()
 
 
 def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """Whether two fingerprints are of one base; values may differ as float16 and bfloat16 round them."""
+    """Whether two fingerprints are of one base.
+
+    The values that both hold are equal but for how bfloat16 or float16 rounds them, in which a base may be stored or
+    loaded. A fingerprint of format 1 has the embedding's rounded values alone.
+    """
     if one["structure"] != other["structure"]:
         return False
+    if "weights" in one and "weights" in other:
+        both = one["weights"].keys() & other["weights"].keys()
+        a, b = (torch.tensor([v for path in sorted(both) for v in each["weights"][path]]) for each in (one, other))
+        if any(torch.equal(a.to(coarse), b.to(coarse)) for coarse in (torch.bfloat16, torch.float16)):
+            return True
+        # What was rounded to float16 first need not be rounded to the same bfloat16. They round by at most 2**-12 and
+        # 2**-9, and float16 by an absolute 2**-25 below its normal range.
+        return "float16" in (one["dtype"], other["dtype"]) and torch.allclose(a, b, rtol=2**-8, atol=2**-24)
     if not one["sample"] or not other["sample"]:
         return True
     a, b = torch.tensor(one["sample"]), torch.tensor(other["sample"])

@@ -27,11 +27,15 @@ from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.names import public_name
 from adapters_pl.placement import SLOT
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
 OLD_WEIGHTS_NAME = "adapter_model.bin"
+
+#: What checkpoints say that they are. In format 1 the base's fingerprint holds values of its embedding alone.
+FORMAT = 2
 
 _STRUCTURE = ("model_type", "hidden_size", "num_hidden_layers")
 
@@ -339,16 +343,24 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             stored = sharded_checkpoint.load(path)
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return stored["adapters_pl"], stored["state_dict"]
+        ours, state = stored["adapters_pl"], stored["state_dict"]
+        refuse_newer(ours, path)
+        return ours, state
     except UserError:
         raise
     except Exception as error:
         raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {_unread(error)}") from error
 
 
+def refuse_newer(ours: dict[str, Any], where: object) -> None:
+    """Raise ``UserError`` for a checkpoint of a later format than :data:`FORMAT`."""
+    if ours["format"] > FORMAT:
+        raise UserError(f"{where} has format {ours['format']}, of a later adapters-pl; this one reads up to {FORMAT}.")
+
+
 def build_adapter(described: dict[str, Any]) -> Adapter:
     """The adapter that ``{class_path, init_args}`` describes; only subclasses of :class:`Adapter` are built."""
-    module, _, name = described["class_path"].rpartition(".")
+    module, _, name = public_name(described["class_path"]).rpartition(".")
     try:
         cls = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:

@@ -15,6 +15,7 @@ from adapters_pl.base_model import load_config
 from adapters_pl.checkpoint import SavedAdapters, base_of, read_adapter, read_checkpoint
 from adapters_pl.cli import values_of
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.names import with_public_names
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.sharded_checkpoint import is_sharded
 
@@ -86,7 +87,7 @@ def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
     ours, _ = read_checkpoint(checkpoint)
     if config := ours.get("config"):
         sections = _RESUMED if command == "fit" else _INHERITED
-        taken = {key: config[key] for key in sections if config.get(key) is not None}
+        taken = {key: with_public_names(config[key]) for key in sections if config.get(key) is not None}
         # A file that came from elsewhere must not be what allows a model's own code to run.
         taken.get("model", {}).get("init_args", {}).pop("trust_remote_code", None)
         return taken

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from adapters_pl.architectures import Architecture, FusedQKV, Role, Sublayer
 from adapters_pl.errors import UserError
-from adapters_pl.placement import SLOT, linear_sizes
+from adapters_pl.placement import base_modules, linear_sizes
 
 #: The linear modules of one decoder layer, by their names relative to it: (in_features, out_features).
 Linears = dict[str, tuple[int, int]]
@@ -89,9 +89,9 @@ def _hidden_size(model: PreTrainedModel) -> int:
 def _layer_list(model: PreTrainedModel) -> tuple[str, list[str]]:
     """The path of the longest list of like modules with linear ones inside, and of others just as long."""
     lists: dict[str, int] = {}
-    for path, module in model.named_modules():
-        # A list in a list (experts, heads) is part of a layer; adapters are no part of the model.
-        nested = re.search(r"\.\d+(\.|$)", path) or f".{SLOT}." in f".{path}."
+    for path, module in base_modules(model):
+        # A list in a list (experts, heads) is part of a layer.
+        nested = re.search(r"\.\d+(\.|$)", path)
         if isinstance(module, nn.ModuleList) and len(module) and not nested and not _TOWER.search(path):
             inner = [_linears(layer) for layer in module]
             if all(linears and "" not in linears for linears in inner):
@@ -107,7 +107,7 @@ def _layer_list(model: PreTrainedModel) -> tuple[str, list[str]]:
 
 def _own_modules(layer: nn.Module) -> dict[str, nn.Module]:
     """The modules of a layer by their names relative to it, those of adapters left out."""
-    return {path: module for path, module in layer.named_modules() if f".{SLOT}." not in f".{path}."}
+    return dict(base_modules(layer))
 
 
 def _linears(layer: nn.Module) -> Linears:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 import torch
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
+from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
@@ -21,6 +22,7 @@ from adapters_pl.checkpoint import base_of, find_adapter, read_adapter, read_che
 from adapters_pl.cli import DONE
 from adapters_pl.configuration import find_checkpoint
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.placement import slot_of
 from adapters_pl.quantisation import Quantization, dequantise_model, quantisation_of, short_name
 
 
@@ -116,6 +118,7 @@ def export_merged(
         kind = trained_on or quantisation_of(config)
         print(f"The base, quantised to {kind}, is written dequantised, in {short_name(stored)}.")
     saved.put_into(model)
+    untie_adapted(model)
     for adapter in saved.adapters:
         try:
             adapter.merge(model)
@@ -130,6 +133,23 @@ def export_merged(
         tokenizer.save_pretrained(folder)
 
     return _whole(out, write)
+
+
+def untie_adapted(model: PreTrainedModel) -> None:
+    """Give the head a weight of its own where it shares the embedding's and one of the two is adapted.
+
+    What was trained in one of them has then a place, and the model computes what it did. The model's configuration
+    says that they are no longer tied, and a line does.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    if head is None or head is embedding or not (slot_of(embedding) or slot_of(head)):
+        return
+    if getattr(head, "weight", None) is not embedding.weight:
+        return
+    head.weight = nn.Parameter(embedding.weight.detach().clone(), requires_grad=False)
+    for config in {id(c): c for c in (model.config, model.config.get_text_config())}.values():
+        config.tie_word_embeddings = False
+    print("The head shared the embedding's weight and one was trained: it is written with a weight of its own.")
 
 
 def _quantisation_in(source: str | Path) -> Quantization | None:

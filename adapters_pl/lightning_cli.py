@@ -46,6 +46,7 @@ from adapters_pl.memory import MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast
 from adapters_pl.metrics_file import MetricsFile
 from adapters_pl.module import CausalLMModule
+from adapters_pl.names import with_public_names
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.strategies import lost_process, strategy_named
 
@@ -124,7 +125,7 @@ class AdaptersCLI(LightningCLI):
             default=None,
             help="Begin with a saved adapter: a directory in PEFT's format, a checkpoint, or a hub id.",
         )
-        parser.set_defaults({"model": {"class_path": "adapters_pl.module.CausalLMModule"}})
+        parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments; they are the real command line with names and checkpoints resolved."""
@@ -196,7 +197,7 @@ class AdaptersCLI(LightningCLI):
                     arguments[key] = [_absolute(part) for part in value]
                 elif value is not None:
                     arguments[key] = _absolute(value)
-        return config
+        return with_public_names(config)
 
     def before_fit(self) -> None:
         """Find what is wrong with base and adapters while nothing heavy is loaded; the data comes next."""

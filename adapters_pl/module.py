@@ -29,6 +29,7 @@ from adapters_pl.base_model import (
     meta_model,
     same_base,
 )
+from adapters_pl.checkpoint import FORMAT, refuse_newer
 from adapters_pl.checkpoint_io import AtomicCheckpointIO
 from adapters_pl.checks import check_logits, check_packing
 from adapters_pl.errors import UserError
@@ -43,7 +44,6 @@ IGNORE = -100
 #: Settings by which some models scale what their head returns, and whether they multiply (Cohere, Falcon-H1) or
 #: divide (Granite) by it.
 _LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1}
-FORMAT = 1
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
@@ -423,6 +423,7 @@ class CausalLMModule(AnsweringModule):
         ours = checkpoint.get("adapters_pl")
         if not ours:
             raise UserError("This checkpoint was not written by adapters-pl: it does not say which adapter it holds.")
+        refuse_newer(ours, "This checkpoint")
         if not same_base(ours["base"]["fingerprint"], self.base_fingerprint()):
             raise UserError(
                 f"This checkpoint belongs to another base: it was trained on '{ours['base']['id']}', "

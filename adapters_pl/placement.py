@@ -6,6 +6,7 @@ Nothing matched is always an error, and the error lists what could have matched.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,8 +21,29 @@ Placement = Literal["attn", "mlp", "both"]
 Names = str | list[str]
 Layers = str | int | list[int]
 
-#: The attribute under which a module holds its adapters; modules below it are no targets themselves.
+#: The attribute under which a module holds its adapters.
 SLOT = "adapters"
+
+
+class Slot(nn.ModuleDict):
+    """The adapters of one module, by adapter name. They are known by this type: a base may use the name itself."""
+
+
+def slot_of(module: nn.Module) -> Slot | None:
+    """The adapters that hang on ``module``."""
+    slot = module._modules.get(SLOT)
+    return slot if isinstance(slot, Slot) else None
+
+
+def base_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """The model's own modules with their paths, as ``named_modules`` gives them, without adapters and what is in them.
+
+    A module that stands in several places comes once.
+    """
+    inside = tuple(f"{path}." for path, module in model.named_modules() if isinstance(module, Slot))
+    for path, module in model.named_modules():
+        if not f"{path}.".startswith(inside):
+            yield path, module
 
 
 @dataclass(frozen=True)
@@ -50,11 +72,7 @@ def linear_sizes(module: nn.Module) -> tuple[int, int] | None:
 def linear_modules(model: PreTrainedModel) -> dict[str, nn.Module]:
     """Every linear module inside the model but its output head, by path; adapters' own are left out."""
     head = model.get_output_embeddings()
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if linear_sizes(module) and module is not head and f".{SLOT}." not in f".{path}."
-    }
+    return {path: module for path, module in base_modules(model) if linear_sizes(module) and module is not head}
 
 
 def parse_layers(layers: Layers | None, count: int) -> set[int]:

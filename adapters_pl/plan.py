@@ -29,7 +29,7 @@ from adapters_pl.lightning_cli import AdapterParser, AdaptersCLI, user_error_beh
 from adapters_pl.memory import Estimate, MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast, amount
 from adapters_pl.module import CausalLMModule
-from adapters_pl.placement import SLOT, linear_sizes
+from adapters_pl.placement import SLOT, base_modules, linear_sizes
 from adapters_pl.report import print_table
 
 Shape = tuple[int, ...]
@@ -89,7 +89,8 @@ def plan(model: PreTrainedModel, adapters: Sequence[Adapter]) -> Plan:
     Raises:
         UserError: an adapter does not fit the model.
     """
-    base = sum(p.numel() for name, p in model.named_parameters() if f".{SLOT}." not in f".{name}")
+    own = {p for _, module in base_modules(model) for p in module.parameters(recurse=False)}
+    base = sum(p.numel() for p in own)
     rows: list[PlannedModules] = []
     attached = []
     try:

@@ -25,7 +25,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from adapters_pl.module import CausalLMModule
-from adapters_pl.placement import SLOT, linear_modules
+from adapters_pl.placement import Slot, linear_modules
 
 
 class LiveBytes(TorchDispatchMode):
@@ -248,13 +248,14 @@ def _peak(
     probe.__dict__["_modules"] = {**module._modules, "model": model}
     running, live = _Running(probe), LiveBytes()
     packed = {f"module.model.{path}.weight" for path in linear_modules(model)} if step.quantization else set()
+    own = tuple(f"module.model.{path}." for path, slot in model.named_modules() if isinstance(slot, Slot))
     # Autocast knows no meta tensors, but fake ones, which take longer. What is neither parameter nor buffer (a list of
     # rows in an adapter) is real, and is taken as it is.
     place = FakeTensorMode(allow_non_fake_inputs=True) if step.autocast else torch.device("meta")
     with place, _mode(model, training, step.checkpointing):
         values = {
             # Packed weights are in no dtype that adapters compute in, so that they make a copy of their own.
-            name: _fake(tensor, torch.float16 if name in packed else _dtype(name, tensor, step))
+            name: _fake(tensor, torch.float16 if name in packed else _dtype(tensor, step, name.startswith(own)))
             for name, tensor in [*running.named_parameters(), *running.named_buffers()]
         }
         ids = torch.zeros(step.rows, step.tokens, dtype=torch.long)
@@ -269,11 +270,11 @@ def _fake(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.empty(tensor.shape, dtype=dtype).requires_grad_(tensor.requires_grad)
 
 
-def _dtype(name: str, tensor: Tensor, step: Step) -> torch.dtype:
+def _dtype(tensor: Tensor, step: Step, own: bool) -> torch.dtype:
     """Of a tensor in the run; buffers and numbers of other kinds stay what they are."""
     if not (isinstance(tensor, nn.Parameter) and tensor.is_floating_point()):
         return tensor.dtype
-    return step.own_dtype if f".{SLOT}." in name else step.dtype
+    return step.own_dtype if own else step.dtype
 
 
 @contextmanager

@@ -323,7 +323,19 @@ def test_peft_loads_a_directory_with_added_tokens(trained, make_base):
     assert torch.allclose(theirs, ours, atol=1e-4)
 
 
-def test_what_is_trained_in_one_of_two_tied_modules_cannot_be_merged(saved, make_base, capsys):
-    source, *_ = saved(LoRA(4, 8, modules_to_save=["lm_head"]), "gpt2")
-    assert main(["export", "--adapter_path", str(source), "--out", "merged", "--merge"]) == 1
-    assert "share one weight" in capsys.readouterr().err
+@pytest.mark.parametrize("trained_whole", ["lm_head", "wte"])
+def test_what_is_trained_in_one_of_two_tied_modules_is_merged_into_one_of_its_own(saved, capsys, trained_whole):
+    source, _, logits = saved(LoRA(4, 8, modules_to_save=[trained_whole]), "gpt2")
+    assert main(["export", "--adapter_path", str(source), "--out", "merged", "--merge"]) == 0
+    assert "it is written with a weight of its own" in capsys.readouterr().out
+    assert json.loads(Path("merged/config.json").read_text())["tie_word_embeddings"] is False
+    merged = AutoModelForCausalLM.from_pretrained("merged")
+    assert merged.lm_head.weight is not merged.transformer.wte.weight
+    assert not torch.equal(merged.lm_head.weight, merged.transformer.wte.weight)
+    assert torch.allclose(merged(IDS).logits, logits, atol=1e-4)
+
+
+def test_tied_modules_that_nothing_was_trained_in_stay_tied(saved):
+    source, *_ = saved(LoRA(4, 8), "gpt2")
+    assert main(["export", "--adapter_path", str(source), "--out", "merged", "--merge"]) == 0
+    assert json.loads(Path("merged/config.json").read_text()).get("tie_word_embeddings", True) is True

@@ -367,7 +367,7 @@ def test_a_checkpoint_holds_the_adapter_alone(checkpoint):
     own = sum(p.numel() * p.element_size() for p in module.adapter_parameters().values())
     assert path.stat().st_size <= 3 * own * 1.05 + 64 * 1024
     ours = stored["adapters_pl"]
-    assert ours["format"] == 1
+    assert ours["format"] == 2
     assert ours["base"]["id"] == module.base
     assert ours["adapters"][0]["class_path"] == "adapters_pl.adapters.lora.LoRA"
     assert ours["adapters"][0]["init_args"]["rank"] == 4

@@ -26,7 +26,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from adapters_pl.architectures import Architecture, architecture_of
 from adapters_pl.errors import UserError, did_you_mean
-from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, matches
+from adapters_pl.names import public_name
+from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, Slot, base_modules, matches, slot_of
 from adapters_pl.quantisation import dequantise, is_quantised, mend, plain_weight, say_dequantised
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class AdapterLayer(nn.Module, ABC):
         return None
 
 
-class _Slot(nn.ModuleDict):
+class _Slot(Slot):
     """The adapters of one module, by adapter name, in the order in which they were injected."""
 
     def __init__(self, owner: nn.Module) -> None:
@@ -112,11 +113,14 @@ def attach(module: nn.Module, layer: AdapterLayer, name: str) -> None:
     """Hang ``layer`` on ``module`` as adapter ``name``; the hooks are registered once per module.
 
     Raises:
-        UserError: the module already has an adapter of this name.
+        UserError: the module already has an adapter of this name, or something of its own where adapters go.
     """
-    if not isinstance(getattr(module, SLOT, None), _Slot):
-        module.register_module(SLOT, _Slot(module))
-    slot = getattr(module, SLOT)
+    slot = slot_of(module)
+    if slot is None:
+        if hasattr(module, SLOT):
+            raise UserError(f"{type(module).__name__} has an attribute '{SLOT}' of its own: adapt modules inside it.")
+        slot = _Slot(module)
+        module.register_module(SLOT, slot)
     if name in slot:
         raise UserError(f"Two adapters are named '{name}': give each its own --adapter.name.")
     layer.adapter_name = name
@@ -164,8 +168,9 @@ class ModuleCopy(AdapterLayer):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.copy = copy.deepcopy(module)
-        if slot := self.copy._modules.pop(SLOT, None):
+        if slot := slot_of(self.copy):
             slot.remove_hooks()  # type: ignore[operator]
+            delattr(self.copy, SLOT)
         for inner in self.copy.modules():
             if is_quantised(inner):
                 dequantise(inner, torch.float32)
@@ -370,16 +375,12 @@ class Adapter(Callback, ABC):
 
     def _copy_modules(self, model: PreTrainedModel) -> None:
         for wanted in self.modules_to_save or []:
-            found = [
-                (path, module)
-                for path, module in model.named_modules()
-                if matches(path, [wanted]) and f".{SLOT}." not in f".{path}."
-            ]
+            found = [(path, module) for path, module in base_modules(model) if matches(path, [wanted])]
             if not found:
-                known = sorted({path.rsplit(".", 1)[-1] for path, _ in model.named_modules() if path})
+                known = sorted({path.rsplit(".", 1)[-1] for path, _ in base_modules(model) if path})
                 raise UserError(f"modules_to_save: '{wanted}' is no module here: {did_you_mean(wanted, known)}")
             for path, module in found:
-                if isinstance(getattr(module, SLOT, None), _Slot) and self.name in getattr(module, SLOT):
+                if self.name in (slot_of(module) or ()):
                     raise UserError(f"modules_to_save: {path} is adapted already; leave it out with exclude.")
                 attach(module, ModuleCopy(module), self.name)
 
@@ -509,6 +510,6 @@ def _give_back(parameter: nn.Parameter, values: Tensor) -> None:
 def describe_adapter(adapter: Adapter) -> dict[str, Any]:
     """``{class_path, init_args}``: the form in which a checkpoint and a configuration name an adapter."""
     return {
-        "class_path": f"{type(adapter).__module__}.{type(adapter).__qualname__}",
+        "class_path": public_name(f"{type(adapter).__module__}.{type(adapter).__qualname__}"),
         "init_args": adapter.init_args(),
     }

@@ -16,7 +16,17 @@ from adapters_pl.adapters.base import Adapter, AdapterLayer, attach
 from adapters_pl.adapters.lora_files import by_pattern, matrix
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError
-from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, linear_sizes, matches, resolve
+from adapters_pl.placement import (
+    SLOT,
+    Layers,
+    Names,
+    Placement,
+    Site,
+    base_modules,
+    linear_sizes,
+    matches,
+    resolve,
+)
 from adapters_pl.quantisation import is_quantised
 
 Init = Literal["kaiming", "gaussian", "pissa", "olora"]
@@ -400,8 +410,8 @@ class LoRA(Adapter):
             raise UserError(f"LoRA: this directory needs the base's weights, for its init_lora_weights={self.init!r}.")
 
     def _train_other_biases(self, model: PreTrainedModel, adapted: set[str]) -> None:
-        for path, module in list(model.named_modules()):
-            if path in adapted or f".{SLOT}." in f".{path}." or module._parameters.get("bias") is None:
+        for path, module in list(base_modules(model)):
+            if path in adapted or module._parameters.get("bias") is None:
                 continue
             if any(matches(path, [name]) or f".{name}." in f".{path}." for name in self.modules_to_save or []):
                 continue  # the copy has a bias of its own
