@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
+from datetime import datetime
 from typing import Any
 
 import torch
@@ -58,9 +60,11 @@ class RunRecorder(Callback):
         run: the run's directory.
         config: the whole configuration as YAML; written when training begins.
         adapter: what the tables call the trained adapter; ``None`` for the base alone.
+        overwrite: whether a test takes the place of a larger or another one of the same set.
     """
 
-    def __init__(self, run: Run, config: str, adapter: str | None) -> None:
+    def __init__(self, run: Run, config: str, adapter: str | None, overwrite: bool = False) -> None:
+        self.overwrite = overwrite
         self.run = run
         self.config = config
         self.adapter = adapter
@@ -99,7 +103,8 @@ class RunRecorder(Callback):
                 if tokens:
                     pl_module.tokenizer.save_pretrained(folder)
         if trainer.is_global_zero:
-            print(f"run: {self.run.path}  (test it with: adapters-pl test)")
+            named = "" if self.run.ckpt_path == "last" else f" --ckpt_path {self.run.ckpt_path}"
+            print(f"run: {self.run.path}  (test it with: adapters-pl test{named})")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what ``validate`` found."""
@@ -149,29 +154,39 @@ class RunRecorder(Callback):
         """Write predictions and results, and end with the tables."""
         assert isinstance(pl_module, CausalLMModule)
         data, spent = trainer.datamodule, _all_processes(trainer, pl_module.spent)  # type: ignore[attr-defined]
-        results = {}
+        command = repeating(str(trainer.ckpt_path) if trainer.ckpt_path else None)
+        date = datetime.now().astimezone()
+        results, beside = {}, {}
         for name, records in self._gathered(trainer, pl_module).items():
             parts = [part[name] for part in spent if name in part]
             seconds, tokens = max((s for s, _ in parts), default=0.0), sum(t for _, t in parts)
             results[name] = {
-                **report.summarize(records, data.seed, seconds, tokens),
+                **report.summarize(records, seconds, tokens),
                 **({"resumed": self._taken[name]} if self._taken.get(name) else {}),
                 "settings": data.settings(name),
                 "distribution": data.distribution(name),
+                "date": date.isoformat(timespec="seconds"),
+                "command": command,
             }
             if trainer.is_global_zero:
-                self.run.write(f"predictions/{name}.jsonl", records)
+                kept = name
+                if not self._replaces(name, results[name]):
+                    kept = f"{name}@{data.protocol.name}-{len(records)}-{date:%Y%m%d-%H%M%S}"
+                    beside[kept] = results[name]
+                file = self.run.write(f"predictions/{kept}.jsonl", records)
+                results[name]["predictions_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
         if trainer.is_global_zero:
-            path = self.run.merge_results(
-                results,
-                protocol=data.protocol.name,
-                command=repeating(str(trainer.ckpt_path) if trainer.ckpt_path else None),
-                seed=data.seed,
-                config=yaml.safe_load(self.config),
-                data=data.checksums,
-                average=report.macro_average(results),
-                environment=environment(),
-            )
+            main = {name: result for name, result in results.items() if result not in beside.values()}
+            about = {
+                "protocol": data.protocol.name,
+                "command": command,
+                "seed": data.seed,
+                "config": yaml.safe_load(self.config),
+                "data": data.checksums,
+                "average": report.macro_average(results),
+                "environment": environment(),
+            }
+            path = self.run.merge_results(main, beside, **(about if main else {}))
             for partial in self._partial.values():
                 partial.remove()
             report.print_table(report.results_table(results, self.adapter))
@@ -179,13 +194,22 @@ class RunRecorder(Callback):
             method = methods.pop() if len(methods) == 1 else None
             if table := report.published_table(results, pl_module.base, method, data.protocol.name):
                 report.print_table(table)
+            for name in beside:
+                print(f"{name}: kept beside the larger or other test of the set (--overwrite takes its place)")
             print(f"results: {path}")
 
+    def _replaces(self, name: str, result: dict[str, Any]) -> bool:
+        """Whether ``result`` takes the place of the one that set ``name`` has: one of the same kind on as many rows."""
+        earlier = self.run.results.get("sets", {}).get(name)
+        if earlier is None or self.overwrite:
+            return True
+        return earlier.get("settings") == result["settings"] and earlier["n"] <= result["n"]
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the predictions."""
+        """Write the predictions, apart from those of a test, to which the results belong."""
         for name, records in self._gathered(trainer, pl_module).items():
             if trainer.is_global_zero:
-                print(f"predictions: {self.run.write(f'predictions/{name}.jsonl', records)}")
+                print(f"predictions: {self.run.write(f'predicted/{name}.jsonl', records)}")
 
     @staticmethod
     def _gathered(trainer: Trainer, pl_module: LightningModule) -> dict[str, list[dict[str, Any]]]:

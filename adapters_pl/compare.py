@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -71,28 +72,42 @@ def read_run(path: Path) -> Tested:
     file = path / "results.json"
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        sets = list(results["sets"])
+        sets = {name: dict(result) for name, result in results["sets"].items()}
     except FileNotFoundError:
         raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{file} is not what a test writes ({error!r}); test the run again.") from error
-    answers = {name: _answers(path / "predictions" / f"{name}.jsonl") for name in sets}
+    answers = {name: _answers(path / "predictions" / f"{name}.jsonl", result) for name, result in sets.items()}
     return Tested(path.name, results, {name: rows for name, rows in answers.items() if rows})
 
 
-def _answers(file: Path) -> Answers:
+def _answers(file: Path, result: dict[str, Any]) -> Answers:
+    """The answers of a set, which are those that its ``result`` was computed from."""
     answers: Answers = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        content = file.read_bytes()
+        lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return {}
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is no text ({error}); test the run again.") from error
+    right = 0
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             # A row with the same name but another answer is another row.
             answers[json.dumps([record["id"], record["gold"]])] = bool(record["correct"])
+            right += bool(record["correct"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{file}: line {number} is no prediction ({error!r}); test the run again.") from error
+    # Results of older versions do not say which file they belong to.
+    belongs = len(lines) == result.get("n") and abs(right / max(1, len(lines)) - result.get("accuracy", -1)) < 1e-9
+    if known := result.get("predictions_sha256"):
+        belongs = hashlib.sha256(content).hexdigest() == known
+    if not belongs:
+        raise UserError(
+            f"{file} does not hold the answers that results.json was computed from: test it again with --overwrite."
+        )
     return answers
 
 

@@ -201,7 +201,8 @@ class Guards(Callback):
             return "No checkpoint had been written yet.\nLook at the rows, or try a smaller --model.lr."
         return (
             f"The last good checkpoint is {last}.\n"
-            "Look at the rows, or go on from there with a smaller rate: adapters-pl fit --ckpt_path last --model.lr ..."
+            "Look at the rows, or go on from there with a smaller rate: "
+            f"adapters-pl fit --ckpt_path {self.run.ckpt_path} --model.lr ..."
         )
 
 

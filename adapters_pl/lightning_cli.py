@@ -125,12 +125,20 @@ class AdaptersCLI(LightningCLI):
             default=None,
             help="Begin with a saved adapter: a directory in PEFT's format, a checkpoint, or a hub id.",
         )
+        parser.add_argument(
+            "--overwrite",
+            action="store_true",
+            help="Let a test take the place of a larger or another one of the same set, instead of lying beside it.",
+        )
         parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments; they are the real command line with names and checkpoints resolved."""
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and seed is not None and seed < 0:
+            raise UserError(f"seed_everything is {seed}; it must be at least 0.")
         chosen = self.config[self.config.subcommand].adapter
         if isinstance(chosen, list) and len(chosen) > 1 and any(a.startswith("--adapter.") for a in args):
             _say(f"--adapter.* addresses the last of {len(chosen)} adapters: {_short(chosen[-1])}")
@@ -151,13 +159,15 @@ class AdaptersCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer with the adapters, the run's records and checkpoints."""
         adapters = self.adapters()
+        self._refuse_nothing()
         root = Path(self._get(self.config, "trainer").default_root_dir or DEFAULT_ROOT)
         existing = Run.of_checkpoint(self.checkpoint) if self.checkpoint else None
         self.run = existing or Run.joined(root, self.recipe)
         config = self._run_config()
         self.model.recorded_config = config
         labels = [f"{type(adapter).__name__} '{adapter.name}'" for adapter in adapters]
-        extra: list[Any] = [*adapters, RunRecorder(self.run, _yaml(config), ", ".join(labels) or None)]
+        overwrite = self._get(self.config, "overwrite")
+        extra: list[Any] = [*adapters, RunRecorder(self.run, _yaml(config), ", ".join(labels) or None, overwrite)]
         if self.subcommand == "fit":
             extra += checkpoint_callbacks(self.run, self.model.monitor, self.datamodule.val_size > 0)
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
@@ -182,13 +192,34 @@ class AdaptersCLI(LightningCLI):
         chosen = self._get(self.config_init, "adapter")
         return chosen if isinstance(chosen, list) else [chosen] if chosen else []
 
+    def _refuse_nothing(self) -> None:
+        """Refuse settings by which nothing would be done, or that mean nothing.
+
+        Raises:
+            UserError: with the name of the setting.
+        """
+        trainer = self._get(self.config, "trainer")
+        stage = {"fit": "train", "validate": "val"}.get(str(self.subcommand), str(self.subcommand))
+        done = {f"limit_{stage}_batches": f"{self.subcommand} would do nothing"}
+        if self.subcommand == "fit":
+            done |= dict.fromkeys(("max_steps", "max_epochs"), "nothing would be trained")
+        for key, what in done.items():
+            if (value := trainer.get(key)) is not None and value == 0:
+                raise UserError(f"trainer.{key} is {value}: {what}; leave it out, or set it above 0.")
+        if (clip := trainer.get("gradient_clip_val")) is not None and clip < 0:
+            raise UserError(f"trainer.gradient_clip_val is {clip}; it must be at least 0 (0 clips nothing).")
+        names = [adapter.name for adapter in self.adapters()]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"Two adapters are named '{twice}': give each its own name, [{{..., name: first}}, ...].")
+
     def _run_config(self) -> dict[str, Any]:
         """The configuration of this command as plain data, with the paths it names made absolute."""
         subparser = self._parser(self.subcommand)
         config = yaml.safe_load(subparser.dump(self.config[str(self.subcommand)], skip_validation=True, format="yaml"))
         for key in self._subcommand_method_arguments[str(self.subcommand)]:
             config.pop(key, None)
-        config.pop("config", None)
+        for key in ("config", "overwrite"):
+            config.pop(key, None)
         for section, keys in _PATHS.items():
             arguments = (config.get(section) or {}).get("init_args") or {}
             for key in keys:
@@ -264,7 +295,7 @@ class AdaptersCLI(LightningCLI):
             rows = self.datamodule.eval_batch_size
             advice = f"Lower --data.eval_batch_size (now {rows}), or hold the base in less: --model.quantization 4bit."
         last = self.run.checkpoints / "last.ckpt"
-        kept = f" Go on from {last} with --ckpt_path last." if self.forecast and last.exists() else ""
+        kept = f" Go on from there: --ckpt_path {self.run.ckpt_path}." if self.forecast and last.exists() else ""
         return f"out of memory: {first_line(error)}\n{advice}{kept}"
 
     def discard_unused_run(self) -> None:
@@ -312,6 +343,9 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     for file in values_of(arguments, *CONFIG):
         load_config_file(Path(file))
     adapter_path = peek(arguments, "adapter_path")
+    for key, value in (("adapter_path", adapter_path), ("ckpt_path", peek(arguments, "ckpt_path"))):
+        if value is not None and not str(value).strip():
+            raise UserError(f"--{key} is empty: name a directory or a checkpoint, or leave it out.")
     only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
     recipe = recipe_name(command, arguments)
     checkpoint = None if only_print else find_checkpoint(command, arguments)
@@ -399,7 +433,7 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
         if lost_process(error):
             raise UserError(
                 f"another process of this job has ended or no longer answers ({first_line(error)}). "
-                "Look at what it wrote; then go on with: adapters-pl fit --ckpt_path last"
+                f"Look at what it wrote; then go on with: adapters-pl fit --ckpt_path {cli.run.ckpt_path}"
             ) from error
         if cli_errors.out_of_memory(error):
             cli.discard_unused_run()

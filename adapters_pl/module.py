@@ -96,6 +96,9 @@ class CausalLMModule(AnsweringModule):
         add_tokens: list[str] | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup_steps", warmup_steps)):
+            if not value >= 0:
+                raise UserError(f"model.{name} is {value}; it must be at least 0.")
         self.base = base
         self.revision = revision
         self.dtype_of_base: Dtype = dtype

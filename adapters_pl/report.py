@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console, Group
 from rich.table import Table
 
-from adapters_pl.metrics import bootstrap_interval
+from adapters_pl.metrics import wilson_interval
 from adapters_pl.published import Published, published, references
 
 Results = dict[str, dict[str, Any]]
@@ -18,18 +18,17 @@ _FURTHER = {"accuracy_normalised": "per character"}
 
 
 def summarize(
-    records: Sequence[dict[str, Any]], seed: int = 0, seconds: float | None = None, tokens: int | None = None
+    records: Sequence[dict[str, Any]], seconds: float | None = None, tokens: int | None = None
 ) -> dict[str, Any]:
     """The result of one set: accuracies in 0..1, with ``base_accuracy`` only where the base was tested too.
 
     Args:
         records: one a row.
-        seed: of the bootstrap interval.
         seconds: that the answers took, of the slowest process, without those taken over from an interrupted test.
         tokens: that were written in them, by all processes.
 
     Returns:
-        ``n``, ``accuracy``, ``interval`` (95%, bootstrap), ``base_accuracy``; ``unparsed`` texts, in which no answer
+        ``n``, ``accuracy``, ``interval`` (95%, Wilson), ``base_accuracy``; ``unparsed`` texts, in which no answer
         was found; ``truncated`` ones, which met the token limit; ``seconds``, ``tokens_per_second``. With several
         samples ``pass@k`` and the mean over samples, with scored options ``accuracy_normalised``.
     """
@@ -39,7 +38,7 @@ def summarize(
     result: dict[str, Any] = {
         "n": n,
         "accuracy": correct / n,
-        "interval": list(bootstrap_interval(correct, n, seed)),
+        "interval": list(wilson_interval(correct, n)),
         "base_accuracy": sum(with_base) / n if with_base else None,
         "unparsed": sum(record["prediction"] is None for record in records),
         "truncated": sum(record["finish"] == "length" for record in records),

@@ -36,8 +36,8 @@ class Run:
     """One run's directory: ``<root>/<recipe>-<n>/``.
 
     It holds ``config.yaml``, ``environment.json``, ``metrics.csv``, ``checkpoints/{last,best}.ckpt``,
-    ``predictions/<set>.jsonl`` (``<set>.partial.jsonl`` while a test is under way), ``results.json``, and
-    ``crash.log`` if it crashed.
+    ``predictions/<set>.jsonl`` (``<set>.partial.jsonl`` while a test is under way), ``predicted/<set>.jsonl`` of
+    ``predict``, ``results.json``, and ``crash.log`` if it crashed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -124,6 +124,11 @@ class Run:
         _write_atomically(self.path.parent / "latest", self.path.name + "\n")
 
     @property
+    def ckpt_path(self) -> str:
+        """What ``--ckpt_path`` is given for this run's last checkpoint, from where the command was typed."""
+        return "last" if self.path.parent == Path(DEFAULT_ROOT) else shlex.quote(str(self.path))
+
+    @property
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.path / "checkpoints"
@@ -152,16 +157,30 @@ class Run:
         _write_atomically(path, text)
         return path
 
-    def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
-        """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""
+    @property
+    def results(self) -> dict[str, Any]:
+        """The contents of ``results.json``; empty where nothing was tested.
+
+        Raises:
+            UserError: the file is no JSON.
+        """
         path = self.path / "results.json"
-        results: dict[str, Any] = {}
-        if path.is_file():
-            try:
-                results = json.loads(path.read_text(encoding="utf-8"))
-            except json.JSONDecodeError as error:
-                raise UserError(f"{path} is no valid JSON ({error}); move it away and test again.") from error
-        results = {**results, **about, "sets": {**results.get("sets", {}), **sets}}
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is no valid JSON ({error}); move it away and test again.") from error
+
+    def merge_results(self, sets: dict[str, Any], beside: dict[str, Any] | None = None, **about: Any) -> Path:
+        """Put the results of ``sets`` into ``results.json``, beside those of other sets already there.
+
+        ``beside`` are further results of sets that have one already, by names of their own.
+        """
+        results = {**self.results, **about}
+        results["sets"] = {**results.get("sets", {}), **sets}
+        if beside:
+            results["beside"] = {**results.get("beside", {}), **beside}
         return self.write("results.json", results)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -18,7 +19,8 @@ def run(tmp_path):
     def run(name, protocol="strict", ids=None, **sets):
         folder = tmp_path / "runs" / name
         (folder / "predictions").mkdir(parents=True)
-        results = {"protocol": protocol, "sets": {key: {"n": len(marks)} for key, marks in sets.items()}}
+        found = {key: {"n": len(marks), "accuracy": marks.count("+") / len(marks)} for key, marks in sets.items()}
+        results = {"protocol": protocol, "sets": found}
         (folder / "results.json").write_text(json.dumps(results))
         for key, marks in sets.items():
             rows = [
@@ -40,6 +42,22 @@ def test_each_set_is_compared_on_the_rows_common_to_both(run):
     assert gsm8k.p == pytest.approx(2 * (1 + 4) / 2**4)
     assert gsm8k.interval[0] < 0.4 < gsm8k.interval[1]
     assert (svamp.n, svamp.better, svamp.worse, svamp.p, svamp.interval) == (2, 0, 0, 1.0, (0.0, 0.0))
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["checksum", "count"])
+def test_answers_that_do_not_belong_to_the_figures_are_refused(run, recorded):
+    folder = run("a", gsm8k="++--")
+    file = folder / "predictions" / "gsm8k.jsonl"
+    if recorded:
+        results = json.loads((folder / "results.json").read_text())
+        results["sets"]["gsm8k"]["predictions_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
+        (folder / "results.json").write_text(json.dumps(results))
+    assert read_run(folder).answers["gsm8k"]
+    lines = file.read_text().splitlines()
+    other = list(reversed(lines)) if recorded else lines[:3]
+    file.write_text("".join(line + "\n" for line in other))
+    with pytest.raises(UserError, match=r"gsm8k\.jsonl does not hold the answers that results\.json was computed from"):
+        read_run(folder)
 
 
 def test_rows_are_matched_by_name_whatever_their_order(run):

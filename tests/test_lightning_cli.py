@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import signal
 import subprocess
@@ -48,8 +49,8 @@ def results(run="lora-1"):
     return json.loads(Path("runs", run, "results.json").read_text())
 
 
-def predictions(name, run="lora-1"):
-    return [json.loads(line) for line in Path("runs", run, "predictions", f"{name}.jsonl").read_text().splitlines()]
+def predictions(name, run="lora-1", folder="predictions"):
+    return [json.loads(line) for line in Path("runs", run, folder, f"{name}.jsonl").read_text().splitlines()]
 
 
 # ---- the way through
@@ -180,7 +181,7 @@ def test_predict_needs_no_gold(fit, tmp_path, capsys):
     asked = tmp_path / "asked.jsonl"
     asked.write_text('{"instruction": "What is 1 plus 1?"}\n{"instruction": "What is 2 plus 5?"}\n')
     assert main(["predict", "--data.test_path", str(asked), *QUICK[2:]]) == 0
-    rows = predictions("asked")
+    rows = predictions("asked", folder="predicted")
     assert [row["id"] for row in rows] == ["asked-0", "asked-1"]
     assert all(row["gold"] is None and row["correct"] is None for row in rows)
     assert main(["test", "--data.test_path", str(asked), *QUICK[2:]]) == 1
@@ -192,7 +193,7 @@ def test_predictions_are_in_the_files_order_whatever_their_lengths(fit, tmp_path
     asked = tmp_path / "asked.json"
     asked.write_text(json.dumps([{"instruction": f"What is {'1 plus ' * n}1?"} for n in (1, 5, 3)]))
     assert main(["predict", "--data.test_path", str(asked), "--data.eval_batch_size", "1", *QUICK[2:]]) == 0
-    assert [row["row"] for row in predictions("asked")] == [0, 1, 2]
+    assert [row["row"] for row in predictions("asked", folder="predicted")] == [0, 1, 2]
 
 
 def test_results_of_several_tests_are_merged(fit, rows_file, tmp_path):
@@ -201,6 +202,91 @@ def test_results_of_several_tests_are_merged(fit, rows_file, tmp_path):
     assert main(["test", *QUICK[2:]]) == 0
     assert main(["test", "--data.test_path", str(tmp_path / "other.json"), "--data.limit_test", "3", *QUICK[2:]]) == 0
     assert {name: found["n"] for name, found in results()["sets"].items()} == {"sums": 4, "other": 3}
+
+
+def test_what_predict_writes_leaves_a_tests_answers_alone(fit, rows_file):
+    assert fit("--adapter", "LoRA") == 0
+    test = ["--data.test_path", str(rows_file), *QUICK[2:]]
+    assert main(["test", *test]) == 0
+    before = Path("runs/lora-1/predictions/sums.jsonl").read_bytes()
+    assert main(["predict", *test, "--data.template", "plain", "--data.limit_test", "2"]) == 0
+    assert Path("runs/lora-1/predictions/sums.jsonl").read_bytes() == before
+    assert len(predictions("sums", folder="predicted")) == 2
+
+
+@pytest.mark.parametrize("other", [["--data.limit_test", "3"], ["--data.protocol", "llm_adapters"]])
+def test_a_smaller_or_another_test_lies_beside_a_larger_one(fit, rows_file, capsys, other):
+    assert fit("--adapter", "LoRA") == 0
+    test = ["--data.test_path", str(rows_file), "--data.limit_test", "5", *QUICK[2:]]
+    assert main(["test", *test]) == 0
+    first, answers = results(), predictions("sums")
+    assert main(["test", *test, *other]) == 0
+    now = results()
+    assert now["sets"] == first["sets"]
+    assert (now["protocol"], now["command"]) == (first["protocol"], first["command"])
+    assert predictions("sums") == answers
+    [(name, beside)] = now["beside"].items()
+    assert name.startswith(f"sums@{'llm_adapters-5' if 'llm_adapters' in other else 'strict-3'}-")
+    assert len(predictions(name)) == beside["n"]
+    assert {"date", "command", "settings"} <= beside.keys()
+    assert "sums@" in capsys.readouterr().out
+    # The same test again, and any with --overwrite, takes its place.
+    assert main(["test", *test]) == 0
+    assert main(["test", *test, *other, "--overwrite"]) == 0
+    assert results()["sets"]["sums"]["settings"] == beside["settings"]
+    assert len(predictions("sums")) == beside["n"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--adapter", "[LoRA,LoRA]"], "Two adapters are named 'default'"),
+        (["--adapter", "LoRA", "--trainer.limit_train_batches", "0"], "limit_train_batches is 0"),
+        (["--adapter", "LoRA", "--trainer.max_steps", "0"], "trainer.max_steps is 0: nothing would be trained"),
+        (["--adapter", "LoRA", "--trainer.max_epochs", "0"], "trainer.max_epochs is 0: nothing would be trained"),
+        (
+            ["--adapter", "LoRA", "--trainer.gradient_clip_val", "-1"],
+            "gradient_clip_val is -1; it must be at least 0",
+        ),
+        (["--adapter", "LoRA", "--model.warmup_steps", "-1"], "model.warmup_steps is -1; it must be at least 0"),
+        (["--adapter", "LoRA", "--model.lr", "-1"], "model.lr is -1.0; it must be at least 0"),
+        (["--adapter", "LoRA", "--seed_everything", "-3"], "seed_everything is -3; it must be at least 0"),
+        (["--adapter", "LoRA", "--data.seed", "-3"], "data.seed is -3; it must be at least 0"),
+        (["--adapter", "LoRA", "--data.test_sets", "[]"], "data.test_sets is empty"),
+        (["--adapter_path", ""], "--adapter_path is empty"),
+    ],
+)
+def test_what_would_do_nothing_or_means_nothing_is_refused_before_the_base_is_loaded(
+    fit, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.setattr("adapters_pl.module.load_base", lambda *_args, **_more: pytest.fail("the base was loaded"))
+    assert fit(*arguments) == 1
+    assert message in capsys.readouterr().err
+    assert not list(Path().glob("runs/*"))
+
+
+@pytest.mark.parametrize(("key", "value"), [("train_rows", "0"), ("train_rows", "-1"), ("test_rows", "0")])
+def test_no_generated_rows_are_refused(folder, capsys, key, value):
+    words = ["--model.base", "quickstart", "--data", "WordProblems", f"--data.{key}", value, "--adapter", "LoRA"]
+    assert main(["fit", *words, *QUICK]) == 1
+    assert f"data.{key} is {value}; it must be at least 1" in capsys.readouterr().err
+
+
+def test_a_test_of_nothing_is_refused(fit, capsys):
+    assert fit("--adapter", "LoRA") == 0
+    for words in (["--data.test_sets", "[]"], ["--trainer.limit_test_batches", "0"], ["--adapter_path", ""]):
+        assert main(["test", *words, *QUICK[2:]]) == 1
+    assert not Path("runs/lora-1/predictions").exists()
+
+
+def test_the_printed_command_tests_the_run_from_here(fit, capsys, tmp_path):
+    assert fit("--adapter", "LoRA", "--trainer.default_root_dir", "my runs") == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "test it with" in line)
+    words = shlex.split(line.partition("test it with: ")[2].rstrip(")"))
+    assert words == ["adapters-pl", "test", "--ckpt_path", "my runs/lora-1"]
+    assert main([*words[1:], *QUICK[2:]]) == 0
+    assert fit("--adapter", "LoRA") == 0
+    assert "test it with: adapters-pl test)" in capsys.readouterr().out
 
 
 def test_the_base_alone_is_tested_without_an_adapter(folder, make_base, rows_file):

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from adapters_pl.metrics import AnswerAccuracy, bootstrap_interval, majority, mcnemar_exact, paired_bootstrap
+from adapters_pl.metrics import AnswerAccuracy, majority, mcnemar_exact, paired_bootstrap, wilson_interval
 
 
 @pytest.fixture
@@ -80,21 +80,22 @@ def test_the_majority_is_of_those_with_an_answer_and_the_earliest_of_equals(pred
     assert majority(predictions) == expected
 
 
-@pytest.mark.parametrize(("correct", "n"), [(30, 100), (600, 1000), (5, 8)])
-def test_a_bootstrap_interval_is_that_of_drawing_rows(correct, n):
-    low, high = bootstrap_interval(correct, n, seed=3)
-    assert (low, high) == bootstrap_interval(correct, n, seed=3)
-    rows = torch.tensor([1.0] * correct + [0.0] * (n - correct))
-    torch.manual_seed(0)
-    means = rows[torch.randint(n, (10_000, n))].mean(1)
-    # Shares lie 1/n apart; the quantiles of two sets of draws differ by one step at most.
-    assert low == pytest.approx(means.quantile(0.025).item(), abs=1 / n + 1e-6)
-    assert high == pytest.approx(means.quantile(0.975).item(), abs=1 / n + 1e-6)
+def test_the_interval_of_an_accuracy_is_wilsons():
+    """The closed form, (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)."""
+    z = 1.959963984540054
+    for correct, n in ((30, 100), (600, 1000), (5, 8), (0, 7), (7, 7)):
+        p = correct / n
+        middle, half = p + z * z / (2 * n), z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
+        expected = [(middle - half) / (1 + z * z / n), (middle + half) / (1 + z * z / n)]
+        assert wilson_interval(correct, n) == pytest.approx(expected, abs=1e-9)
 
 
-def test_certainty_has_no_width():
-    assert bootstrap_interval(7, 7) == (1.0, 1.0)
-    assert bootstrap_interval(0, 7) == (0.0, 0.0)
+def test_a_perfect_score_is_not_certain():
+    assert wilson_interval(200, 200)[0] == pytest.approx(0.981, abs=1e-3)
+    assert wilson_interval(0, 7)[1] > 0.3
+
+
+def test_a_difference_that_never_changes_has_no_width():
     assert paired_bootstrap([True, False], [True, False]) == (0.0, 0.0)
 
 

@@ -369,7 +369,7 @@ def test_a_checkpoint_holds_the_adapter_alone(checkpoint):
     ours = stored["adapters_pl"]
     assert ours["format"] == 2
     assert ours["base"]["id"] == module.base
-    assert ours["adapters"][0]["class_path"] == "adapters_pl.adapters.lora.LoRA"
+    assert ours["adapters"][0]["class_path"] == "adapters_pl.LoRA"
     assert ours["adapters"][0]["init_args"]["rank"] == 4
 
 

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from adapters_pl import report
 from adapters_pl.data import SUITES
-from adapters_pl.metrics import bootstrap_interval
+from adapters_pl.metrics import wilson_interval
 from adapters_pl.published import base_name, published, references
 
 
@@ -31,10 +31,10 @@ def text(table):
 
 def test_a_sets_result():
     records = [record(True), record(False, prediction=None), record(False, finish="length"), record(True)]
-    assert report.summarize(records, seed=2, seconds=2.0, tokens=50) == {
+    assert report.summarize(records, seconds=2.0, tokens=50) == {
         "n": 4,
         "accuracy": 0.5,
-        "interval": list(bootstrap_interval(2, 4, 2)),
+        "interval": list(wilson_interval(2, 4)),
         "base_accuracy": None,
         "unparsed": 1,
         "truncated": 1,

@@ -412,6 +412,9 @@ class Adapter(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Inject into the module's base; a second stage finds the adapter there and leaves it."""
+        for other in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(other, Adapter) and other is not self and other.name == self.name:
+                raise UserError(f"Two adapters are named '{self.name}': give each its own name.")
         module: CausalLMModule = pl_module  # type: ignore[assignment]
         module.add_adapter(self)
 

@@ -38,6 +38,13 @@ Split = Literal["train", "test"]
 AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
 
 
+def check_least(*arguments: tuple[str, float | None, float]) -> None:
+    """Raise ``UserError`` for the first of ``(name, value, least)`` whose value is too small, or no number."""
+    for name, value, least in arguments:
+        if value is not None and not value >= least:
+            raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+
+
 class ReasoningDataModule(AskingDataModule):
     """A reasoning dataset in the published layout: rows of ``instruction, input, output, answer``.
 
@@ -123,7 +130,7 @@ class ReasoningDataModule(AskingDataModule):
         seed: int = 42,
     ) -> None:
         super().__init__()
-        for name, value, least in (
+        check_least(
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("cutoff", cutoff, 8),
@@ -134,9 +141,11 @@ class ReasoningDataModule(AskingDataModule):
             ("shots", shots, 0),
             ("samples", samples, 1),
             ("temperature", temperature, 0),
-        ):
-            if value is not None and value < least:
-                raise UserError(f"data.{name} is {value}; it must be at least {least}.")
+            ("num_workers", num_workers, 0),
+            ("seed", seed, 0),
+        )
+        if test_sets is not None and not test_sets:
+            raise UserError("data.test_sets is empty: name the sets to test on, or leave it out.")
         for name in files or {}:
             if name not in sources():
                 raise UserError(f"data.files: there is no published file '{name}': {did_you_mean(name, sources())}")

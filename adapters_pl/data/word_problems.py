@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 
-from adapters_pl.data.base import ReasoningDataModule, Split
+from adapters_pl.data.base import ReasoningDataModule, Split, check_least
 from adapters_pl.data.registry import set_named
 from adapters_pl.quickstart import problems
 
@@ -37,6 +37,7 @@ class WordProblems(ReasoningDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_least(("train_rows", train_rows, 1), ("test_rows", test_rows, 1), ("problem_seed", problem_seed, 0))
         self.train_rows = train_rows
         self.test_rows = test_rows
         self.problem_seed = problem_seed
