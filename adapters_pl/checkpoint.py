@@ -170,7 +170,12 @@ class SavedAdapters:
 
 
 def load_adapter(
-    model: PreTrainedModel, path: str | Path, name: str = "default", *, return_virtual: bool = False
+    model: PreTrainedModel,
+    path: str | Path,
+    name: str = "default",
+    *,
+    return_virtual: bool = False,
+    follow_peft: bool = True,
 ) -> PreTrainedModel:
     """Put a saved adapter into a plain transformers model and return the model, adapter active, frozen.
 
@@ -183,6 +188,9 @@ def load_adapter(
         name: what the adapter is called in the model.
         return_virtual: whether the logits of a prompt-based adapter cover its virtual tokens too; a single call
             of the model may say otherwise, ``model(..., return_virtual=True)``.
+        follow_peft: whether prompt tuning and P-tuning count positions as PEFT does: by place in the padded row, so
+            that a row answers otherwise when it is padded on the left. False counts them as in training, and every row
+            answers as it does alone.
 
     Raises:
         UserError: nothing readable lies there, the method is unknown, or the adapter is another base's. The
@@ -193,7 +201,8 @@ def load_adapter(
     for adapter in saved.adapters:
         for parameter in adapter.adapter_parameters(model).values():
             parameter.requires_grad_(False)
-        adapter.follow_peft(model)
+        if follow_peft:
+            adapter.follow_peft(model)
         for layer in adapter_layers(model, adapter.name).values():
             if isinstance(layer, ReturnVirtual):
                 layer.by_default = return_virtual

@@ -171,6 +171,13 @@ class CausalLMModule(AnsweringModule):
         return meta_model(self.config, self.trust_remote_code, self.attn_implementation)
 
     @property
+    def virtual_tokens(self) -> int:
+        """Positions of the base's context that the adapters take, those included that are still to be injected."""
+        coming = [c for c in getattr(self._trainer, "callbacks", ()) if isinstance(c, Adapter)]
+        adapters = {adapter.name: adapter for adapter in (*coming, *self.adapters.values())}
+        return sum(adapter.virtual_tokens for adapter in adapters.values())
+
+    @property
     def takes_one_packed_sequence(self) -> bool:
         """Whether packed rows have to lie in one sequence: flash attention sees the ends of rows in no larger batch."""
         return "flash" in str(self.model.config._attn_implementation)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 
-from adapters_pl import CausalLMModule, InstructionJSON, LoRA, UserError
+from adapters_pl import CausalLMModule, InstructionJSON, LoRA, PrefixTuning, PromptTuning, UserError
 from adapters_pl.adapters import adapter_layers
 from adapters_pl.base_model import fingerprint, same_base
 from adapters_pl.data.tokenize import Collate
@@ -94,6 +94,27 @@ def test_accumulation_that_changes_is_refused(tmp_path, make_base, rows_file):
     run = trainer(tmp_path, LoRA(rank=4), GradientAccumulationScheduler({0: 2, 1: 4}))
     with pytest.raises(UserError, match=r"set one number with --trainer\.accumulate_grad_batches"):
         run.fit(CausalLMModule(str(make_base())), datamodule=InstructionJSON(path=str(rows_file), val_size=0))
+
+
+@pytest.mark.parametrize("make", [PromptTuning, PrefixTuning])
+@pytest.mark.parametrize("base", ["opt", "gpt2"])
+def test_virtual_tokens_are_part_of_the_context(tmp_path, make_base, base, make):
+    """Learned positions end where the context does: a token more is an error of the embedding table."""
+    rows = [{"instruction": "x" * n, "output": "1" * 30, "answer": "1"} for n in range(10, 40)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    module = CausalLMModule(str(make_base(base, max_position_embeddings=64, n_positions=64)))
+    settings = {"template": "plain", "val_size": 2, "test_path": str(tmp_path / "rows.json"), "contamination": "allow"}
+    data = InstructionJSON(path=str(tmp_path / "rows.json"), **settings)
+    run = trainer(tmp_path, make(20))
+    run.fit(module, datamodule=data)
+    lengths = [row.length for row in data.training.rows]
+    assert max(lengths) == 64 - 20
+    run.test(module, datamodule=data, verbose=False)
+    assert max(len(row.prompt) for row in data._evaluated["rows"].rows) + data.new_tokens("rows") == 64 - 20
+    assert len(module.records["rows"]) == 30
+    data.template = "alpaca"
+    with pytest.raises(UserError, match="the model's context is 44 without the 20 virtual tokens"):
+        run.test(module, datamodule=data, verbose=False)
 
 
 @pytest.mark.parametrize("command", ["test", "validate", "predict"])

@@ -224,6 +224,8 @@ class Adapter(Callback, ABC):
 
     #: The ``peft_type`` that adapter directories of this method carry.
     peft_type: ClassVar[str | None] = None
+    #: Positions of the model's context that the adapter takes.
+    virtual_tokens: int = 0
 
     def __init__(
         self,

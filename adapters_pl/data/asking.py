@@ -171,13 +171,17 @@ class AskingDataModule(LightningDataModule):
         return self._module.tokenizer
 
     def _context(self) -> int | None:
-        return context_length(self._module.config)
+        """The most tokens of a text: the model's context without the positions that virtual tokens take."""
+        whole = context_length(self._module.config)
+        return None if whole is None else whole - self._module.virtual_tokens
 
     def _refuse_beyond_context(self, row: TokenRow, example: Example, context: int | None) -> None:
         if context is not None and len(row.prompt) >= context:
+            virtual = self._module.virtual_tokens
+            without = f" without the {virtual} virtual tokens" if virtual else ""
             raise UserError(
                 f"{example.set}: the prompt of row {row.row + 1} ({example.id}) has {len(row.prompt)} tokens, the "
-                f"model's context is {context}. Use a model with a longer one, a shorter --data.template, or "
+                f"model's context is {context}{without}. Use a model with a longer one, a shorter --data.template, or "
                 "leave the row out."
             )
 

@@ -413,7 +413,10 @@ class ReasoningDataModule(AskingDataModule):
     @property
     def _longest(self) -> int:
         """The longest training row in tokens."""
-        return min(self.cutoff, self._context() or self.cutoff)
+        context = self._context()
+        if context is not None and context < 1:
+            raise UserError("The virtual tokens leave no room in the model's context: take fewer of them.")
+        return self.cutoff if context is None else min(self.cutoff, context)
 
     def _tokenised(self, examples: list[Example], chosen: list[int]) -> TokenTable:
         context = self._context()

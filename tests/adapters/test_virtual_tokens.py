@@ -201,3 +201,29 @@ def test_a_vocabulary_prompt_begins_as_rows_of_the_embedding():
     table = model.get_input_embeddings().weight
     for row in next(iter(adapter_layers(model).values())).prompt_embeddings:
         assert (table == row).all(dim=1).any()
+
+
+@pytest.mark.parametrize("method", [PromptTuning, PTuning])
+def test_a_loaded_one_counts_positions_as_peft_does_or_as_training_did(method, tmp_path):
+    model = tiny_model("llama")
+    adapter = method(5)
+    adapter.attach_to(model)
+    perturb(model, adapter)
+    folder = save_adapter(model, adapter, tmp_path / "adapter")
+    settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    row = torch.arange(7, 16)[None]
+    padded = torch.cat([torch.zeros(1, 12, dtype=torch.long), row], dim=1)
+    mask = (padded != 0).long()
+    texts = {}
+    for follow in (True, False):
+        loaded = load_adapter(tiny_model("llama"), folder, follow_peft=follow)
+        alone = loaded.generate(row, attention_mask=torch.ones_like(row), **settings)[:, row.shape[1] :]
+        left = loaded.generate(padded, attention_mask=mask, **settings)[:, padded.shape[1] :]
+        with torch.no_grad():
+            positions = (mask.cumsum(-1) - 1).clamp_min(0)
+            states = loaded(padded, attention_mask=mask, position_ids=positions).logits[:, -1]
+            texts[follow] = (states - loaded(row).logits[:, -1]).abs().max().item()
+        if not follow:
+            assert torch.equal(alone, left)
+    assert texts[True] > 1e-3
+    assert texts[False] < 1e-4

@@ -36,7 +36,10 @@ def trainer(tokenizer):
         global_rank=0,
         accumulate_grad_batches=1,
         lightning_module=SimpleNamespace(
-            tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
+            tokenizer=tokenizer,
+            config=PretrainedConfig(max_position_embeddings=512),
+            monitor="val_loss",
+            virtual_tokens=0,
         ),
         state=SimpleNamespace(fn="fit"),
         limit_train_batches=1.0,

@@ -46,7 +46,10 @@ def make(tmp_path, tokenizer):
             global_rank=0,
             strategy=None,
             lightning_module=SimpleNamespace(
-                tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
+                tokenizer=tokenizer,
+                config=PretrainedConfig(max_position_embeddings=512),
+                monitor="val_loss",
+                virtual_tokens=0,
             ),
             state=SimpleNamespace(fn="fit"),
         )

@@ -40,7 +40,10 @@ def attach(tokenizer):
             accumulate_grad_batches=1,
             strategy=None,
             lightning_module=SimpleNamespace(
-                tokenizer=tokenizer, config=PretrainedConfig(max_position_embeddings=512), monitor="val_loss"
+                tokenizer=tokenizer,
+                config=PretrainedConfig(max_position_embeddings=512),
+                monitor="val_loss",
+                virtual_tokens=0,
             ),
             state=SimpleNamespace(fn="fit"),
         )
