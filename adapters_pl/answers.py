@@ -145,11 +145,11 @@ def protocol_named(name: str) -> Protocol:
 
 
 def extract(text: str, dataset: str, protocol: str = "strict") -> str | None:
-    """The answer that ``text`` states for ``dataset`` (by its published name), or ``None``."""
+    """The answer that ``text`` states for ``dataset`` (by its published name, or its class's), or ``None``."""
     from adapters_pl.data import set_named
 
     reading, wanted = protocol_named(protocol), set_named(dataset)
-    return reading.extract(text, wanted.kind, wanted.options, set_name=dataset)
+    return reading.extract(text, wanted.kind, wanted.options, set_name=wanted.set_name)
 
 
 _BRACKETED = re.compile(r"\(([A-E])\)\s*(.*?)\s*(?=\([A-E]\)|$)", re.DOTALL)

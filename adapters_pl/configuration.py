@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.base_model import load_config
 from adapters_pl.checkpoint import SavedAdapters, base_of, read_adapter, read_checkpoint
 from adapters_pl.cli import values_of
+from adapters_pl.data import SETS, ReasoningDataModule
+from adapters_pl.data.registry import published_name
 from adapters_pl.errors import UserError, first_line
-from adapters_pl.names import with_public_names
+from adapters_pl.names import public_name, with_public_names
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.sharded_checkpoint import is_sharded
 
@@ -159,16 +162,39 @@ def without(arguments: Sequence[str], *flags: str) -> list[str]:
     return kept
 
 
-def with_torch_optimizers(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with ``--optimizer SGD`` as ``torch.optim.SGD``: other libraries, once loaded, have an SGD too."""
+def with_full_names(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with ``--optimizer SGD`` as ``torch.optim.SGD`` and ``--data gsm8k`` as ``adapters_pl.GSM8K``.
+
+    Other libraries, once loaded, have an ``SGD`` too, and sets are known by their published names as well.
+    """
+    full = {
+        "--optimizer": {name: f"torch.optim.{name}" for name in torch.optim.__all__},
+        "--data": {name: public_name(f"{kind.__module__}.{kind.__name__}") for name, kind in SETS.items()},
+    }
     words = list(arguments)
     for i, word in enumerate(words):
         flag, equals, name = word.partition("=")
-        if flag == "--optimizer" and equals and name in torch.optim.__all__:
-            words[i] = f"{flag}=torch.optim.{name}"
-        elif word == "--optimizer" and i + 1 < len(words) and words[i + 1] in torch.optim.__all__:
-            words[i + 1] = f"torch.optim.{words[i + 1]}"
+        if equals and name in full.get(flag, ()):
+            words[i] = f"{flag}={full[flag][name]}"
+        elif i and word in full.get(words[i - 1], ()):
+            words[i] = full[words[i - 1]][word]
     return words
+
+
+def with_files(config: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
+    """A recorded configuration whose dataset reads a user's file, if ``arguments`` name one and no dataset.
+
+    A dataset that has files of its own is replaced by :class:`InstructionJSON`, with the arguments that all have.
+    """
+    data = config.get("data") or {}
+    if not peek(arguments, "data.test_path") or peek(arguments, "data") or peek(arguments, "data.class_path"):
+        return config
+    kind = SETS.get(published_name(str(data.get("class_path", "")).rpartition(".")[2]))
+    if kind is None:  # it reads files already, or is a user's own
+        return config
+    shared = inspect.signature(ReasoningDataModule.__init__).parameters.keys() - {"files", "test_sets"}
+    kept = {key: value for key, value in (data.get("init_args") or {}).items() if key in shared}
+    return {**config, "data": {"class_path": "adapters_pl.InstructionJSON", "init_args": kept}}
 
 
 def recipe_name(command: str, arguments: Sequence[str]) -> str:

@@ -36,7 +36,8 @@ from adapters_pl.configuration import (
     load_config_file,
     peek,
     recipe_name,
-    with_torch_optimizers,
+    with_files,
+    with_full_names,
     without,
 )
 from adapters_pl.data import ReasoningDataModule
@@ -351,7 +352,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     checkpoint = None if only_print else find_checkpoint(command, arguments)
     # Configurations come before everything else, so that what is typed wins wherever it stands.
     files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
-    arguments = [*files, *with_torch_optimizers(without(arguments, *CONFIG, "--ckpt_path", "--adapter_path"))]
+    arguments = [*files, *with_full_names(without(arguments, *CONFIG, "--ckpt_path", "--adapter_path"))]
     try:
         with tempfile.TemporaryDirectory() as folder:
             inherited, saved = [], None
@@ -359,6 +360,8 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
                 overlay = Path(folder) / "inherited.yaml"
                 if checkpoint is not None:
                     config = inherited_config(checkpoint, command)
+                    if command in ("test", "predict"):
+                        config = with_files(config, arguments)
                     _say(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
                 else:
                     config, saved = adapter_config(str(adapter_path), arguments)

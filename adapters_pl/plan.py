@@ -22,7 +22,7 @@ from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
 from adapters_pl.base_model import meta_model
 from adapters_pl.cli import DONE, PROGRAM_ERROR, values_of
-from adapters_pl.configuration import CONFIG, load_config_file, with_torch_optimizers, without
+from adapters_pl.configuration import CONFIG, load_config_file, with_full_names, without
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.lightning_cli import AdapterParser, AdaptersCLI, user_error_behind
@@ -247,7 +247,7 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
         load_config_file(Path(file))
     files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
     try:
-        cli = PlanCLI([*files, *with_torch_optimizers(without(arguments, *CONFIG))])
+        cli = PlanCLI([*files, *with_full_names(without(arguments, *CONFIG))])
         adapters = cli.adapters()
         if not adapters:
             raise UserError("Nothing to plan: there is no adapter. Pass --adapter LoRA.")

@@ -172,7 +172,7 @@ class ReasoningDataModule(AskingDataModule):
         self.val_size = val_size
         self.limit_train = limit_train
         self.limit_test = limit_test
-        self.test_sets = sets_of(test_sets if test_sets is not None else self.judged_on or (self.set_name,))
+        self.test_sets = sets_of(test_sets or self.judged_on) or [self.set_name]
         self.skip_missing = skip_missing
         #: The test sets that are left out because their files are not at hand.
         self.missing_sets: list[str] = []

@@ -56,21 +56,23 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
         return _fetch(_files_of(given.names))
     if given.action == "verify":
         return _verify(given.root, _files_of(given.names) if given.names else list(sources().values()), given.names)
-    return _show(given.root, given.name, given.split, given.rows)
+    for single in sets_of([given.name]):
+        _show(given.root, single, given.split, given.rows)
+    return _DONE
 
 
 def _files_of(names: Sequence[str]) -> list[Source]:
     """The registered files of datasets and suites; a training set brings the sets it is judged on."""
     relative: list[str] = []
     for name in names:
-        if name not in SUITES:
-            kind = set_named(name)
-            if not (kind.train_file or kind.test_file):
-                raise UserError(f"{name} is generated or your own; it has no published files.")
-        for single in sets_of([name, *(SETS[name].judged_on if name in SETS else ())]):
-            own = single == name
-            kind = set_named(single)
-            relative += [file for file in (kind.train_file if own else None, kind.test_file) if file]
+        if name in SUITES:
+            relative += [file for single in sets_of([name]) if (file := set_named(single).test_file)]
+            continue
+        kind = set_named(name)
+        if not (kind.train_file or kind.test_file):
+            raise UserError(f"{name} is generated or your own; it has no published files.")
+        judged = [set_named(single).test_file for single in kind.judged_on]
+        relative += [file for file in (kind.train_file, kind.test_file, *judged) if file]
     return [sources()[file] for file in dict.fromkeys(relative)]
 
 
@@ -166,7 +168,7 @@ def _verify(root: str | None, files: Sequence[Source], named: Sequence[str]) -> 
     return _DONE
 
 
-def _show(root: str | None, name: str, split: str | None, count: int) -> int:
+def _show(root: str | None, name: str, split: str | None, count: int) -> None:
     if count < 0:
         raise UserError(f"data show --rows is {count}; it must be at least 0.")
     kind = set_named(name)
@@ -190,7 +192,7 @@ def _show(root: str | None, name: str, split: str | None, count: int) -> int:
         console.print(f"drawn from: {', '.join(kind.drawn_from)}", soft_wrap=True)
     chosen = split or ("test" if "test" in files else "train")
     if not count or chosen not in files:
-        return _DONE
+        return
     try:
         path = find_file(root, files[chosen], name)
     except MissingFile as error:
@@ -201,4 +203,3 @@ def _show(root: str | None, name: str, split: str | None, count: int) -> int:
             if value is not None:
                 table.add_row(field, Text(str(value)))
         print_table(table)
-    return _DONE

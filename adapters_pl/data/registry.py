@@ -57,15 +57,23 @@ SUITES: dict[str, tuple[str, ...]] = {
 SETS: dict[str, type[ReasoningDataModule]] = {}
 
 
-def set_named(name: str) -> type[ReasoningDataModule]:
-    """The dataset class that carries the published ``name``; raises ``UserError`` with the nearest names."""
+def published_name(name: str) -> str:
+    """The published name of a dataset that is called by it or by its class (``GSM8K``); any other name as it is."""
     import adapters_pl.data  # noqa: F401  (defining the classes is what registers them)
 
-    if name not in SETS:
-        raise UserError(f"dataset '{name}' does not exist: {did_you_mean(name, [*SETS, *SUITES])}")
-    return SETS[name]
+    by_class = {kind.__name__: published for published, kind in SETS.items()}
+    return name if name in SETS else by_class.get(name, name)
+
+
+def set_named(name: str) -> type[ReasoningDataModule]:
+    """The dataset class of a published name or a class's name; raises ``UserError`` with the nearest names."""
+    published = published_name(name)
+    if published not in SETS:
+        known = dict.fromkeys([*SETS, *(kind.__name__ for kind in SETS.values()), *SUITES])
+        raise UserError(f"dataset '{name}' does not exist: {did_you_mean(name, known)}")
+    return SETS[published]
 
 
 def sets_of(names: Iterable[str]) -> list[str]:
-    """The names with every suite replaced by its sets, each once; those of datasets are not looked up."""
-    return list(dict.fromkeys(single for name in names for single in SUITES.get(name, (name,))))
+    """The published names, with every suite replaced by its sets, each once; unknown ones stay as they are."""
+    return list(dict.fromkeys(single for name in names for single in SUITES.get(name) or (published_name(name),)))
