@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from adapters_pl.guards import Guards
 from adapters_pl.last_checkpoint import LastCheckpoint
 from adapters_pl.module import CausalLMModule
 from adapters_pl.partial import PartialAnswers
+from adapters_pl.results import keep_test
 from adapters_pl.resume import Resume
 from adapters_pl.runs import Run, environment, repeating
 from adapters_pl.strategies import FullyShardedStrategy, gathered
@@ -60,7 +60,7 @@ class RunRecorder(Callback):
         run: the run's directory.
         config: the whole configuration as YAML; written when training begins.
         adapter: what the tables call the trained adapter; ``None`` for the base alone.
-        overwrite: whether a test takes the place of a larger or another one of the same set.
+        overwrite: put a test in the place of an earlier one of the same set, whatever that was.
     """
 
     def __init__(self, run: Run, config: str, adapter: str | None, overwrite: bool = False) -> None:
@@ -155,9 +155,8 @@ class RunRecorder(Callback):
         assert isinstance(pl_module, CausalLMModule)
         data, spent = trainer.datamodule, _all_processes(trainer, pl_module.spent)  # type: ignore[attr-defined]
         command = repeating(str(trainer.ckpt_path) if trainer.ckpt_path else None)
-        date = datetime.now().astimezone()
-        results, beside = {}, {}
-        for name, records in self._gathered(trainer, pl_module).items():
+        results, predictions = {}, self._gathered(trainer, pl_module)
+        for name, records in predictions.items():
             parts = [part[name] for part in spent if name in part]
             seconds, tokens = max((s for s, _ in parts), default=0.0), sum(t for _, t in parts)
             results[name] = {
@@ -165,28 +164,23 @@ class RunRecorder(Callback):
                 **({"resumed": self._taken[name]} if self._taken.get(name) else {}),
                 "settings": data.settings(name),
                 "distribution": data.distribution(name),
-                "date": date.isoformat(timespec="seconds"),
+                "limit": data.limit_test,
+                "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": command,
             }
-            if trainer.is_global_zero:
-                kept = name
-                if not self._replaces(name, results[name]):
-                    kept = f"{name}@{data.protocol.name}-{len(records)}-{date:%Y%m%d-%H%M%S}"
-                    beside[kept] = results[name]
-                file = self.run.write(f"predictions/{kept}.jsonl", records)
-                results[name]["predictions_sha256"] = hashlib.sha256(file.read_bytes()).hexdigest()
         if trainer.is_global_zero:
-            main = {name: result for name, result in results.items() if result not in beside.values()}
-            about = {
-                "protocol": data.protocol.name,
-                "command": command,
-                "seed": data.seed,
-                "config": yaml.safe_load(self.config),
-                "data": data.checksums,
-                "average": report.macro_average(results),
-                "environment": environment(),
-            }
-            path = self.run.merge_results(main, beside, **(about if main else {}))
+            beside = keep_test(
+                self.run,
+                results,
+                predictions,
+                self.overwrite,
+                protocol=data.protocol.name,
+                command=command,
+                seed=data.seed,
+                config=yaml.safe_load(self.config),
+                data=data.checksums,
+                environment=environment(),
+            )
             for partial in self._partial.values():
                 partial.remove()
             report.print_table(report.results_table(results, self.adapter))
@@ -194,16 +188,9 @@ class RunRecorder(Callback):
             method = methods.pop() if len(methods) == 1 else None
             if table := report.published_table(results, pl_module.base, method, data.protocol.name):
                 report.print_table(table)
-            for name in beside:
-                print(f"{name}: kept beside the larger or other test of the set (--overwrite takes its place)")
-            print(f"results: {path}")
-
-    def _replaces(self, name: str, result: dict[str, Any]) -> bool:
-        """Whether ``result`` takes the place of the one that set ``name`` has: one of the same kind on as many rows."""
-        earlier = self.run.results.get("sets", {}).get(name)
-        if earlier is None or self.overwrite:
-            return True
-        return earlier.get("settings") == result["settings"] and earlier["n"] <= result["n"]
+            for line in beside:
+                print(line)
+            print(f"results: {self.run.path / 'results.json'}")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions, apart from those of a test, to which the results belong."""

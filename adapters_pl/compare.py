@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from adapters_pl.cli import DONE
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.metrics import mcnemar_exact, paired_bootstrap
 from adapters_pl.report import percent, points, print_table
+from adapters_pl.results import DIGEST, digest
 from adapters_pl.runs import DEFAULT_ROOT
 
 Answers = dict[str, bool]
@@ -67,31 +68,29 @@ def read_run(path: Path) -> Tested:
     """The results and predictions below ``path``.
 
     Raises:
-        UserError: it is no run, it was not tested, or a file is not as it should be.
+        UserError: it is no run, it was not tested, a file is not as it should be, or predictions are not those that
+            the figures were counted from.
     """
     file = path / "results.json"
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        sets = {name: dict(result) for name, result in results["sets"].items()}
+        sets = dict(results["sets"])
     except FileNotFoundError:
         raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...") from None
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is not what a test writes ({error!r}); test the run again.") from error
-    answers = {name: _answers(path / "predictions" / f"{name}.jsonl", result) for name, result in sets.items()}
+    answers = {name: _answers(path / "predictions" / f"{name}.jsonl", figures) for name, figures in sets.items()}
     return Tested(path.name, results, {name: rows for name, rows in answers.items() if rows})
 
 
-def _answers(file: Path, result: dict[str, Any]) -> Answers:
-    """The answers of a set, which are those that its ``result`` was computed from."""
-    answers: Answers = {}
+def _answers(file: Path, figures: dict[str, Any]) -> Answers:
     try:
         content = file.read_bytes()
-        lines = content.decode("utf-8").removesuffix("\n").split("\n")
     except FileNotFoundError:
         return {}
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file} is no text ({error}); test the run again.") from error
+    answers: Answers = {}
     right = 0
+    lines = content.decode("utf-8", "replace").removesuffix("\n").split("\n")
     for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
@@ -100,14 +99,13 @@ def _answers(file: Path, result: dict[str, Any]) -> Answers:
             right += bool(record["correct"])
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(f"{file}: line {number} is no prediction ({error!r}); test the run again.") from error
-    # Results of older versions do not say which file they belong to.
-    belongs = len(lines) == result.get("n") and abs(right / max(1, len(lines)) - result.get("accuracy", -1)) < 1e-9
-    if known := result.get("predictions_sha256"):
-        belongs = hashlib.sha256(content).hexdigest() == known
+    if DIGEST in figures:
+        belongs = digest(content) == figures[DIGEST]
+    else:  # of an earlier version
+        accuracy = figures.get("accuracy", right / len(lines))
+        belongs = len(lines) == figures["n"] and math.isclose(accuracy, right / len(lines))
     if not belongs:
-        raise UserError(
-            f"{file} does not hold the answers that results.json was computed from: test it again with --overwrite."
-        )
+        raise UserError(f"{file} does not belong to the figures in results.json: test the run again.")
     return answers
 
 
@@ -204,6 +202,8 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
         if done.code:
             raise UserError(f"wrong arguments; see adapters-pl {command} --help.") from done
         return DONE
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; it must be at least 0.")
     if len(options.runs) < 2:
         raise UserError("compare takes two runs or more: adapters-pl compare RUN RUN ...")
     first, *others = [read_run(find_run(name, options.root)) for name in options.runs]

@@ -54,6 +54,7 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     Raises:
         UserError: what is named does not exist, or there is no run to take.
     """
+    refuse_empty_paths(arguments)
     named = peek(arguments, "ckpt_path")
     if peek(arguments, "adapter_path"):
         if named not in (None, "null", "None"):
@@ -79,6 +80,14 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     if not path.exists():
         raise UserError(f"--ckpt_path {named}: no such checkpoint.")
     return path
+
+
+def refuse_empty_paths(arguments: Sequence[str]) -> None:
+    """Raise ``UserError`` where what a command begins with is named by nothing, as an unset variable does."""
+    for key in ("adapter_path", "ckpt_path"):
+        value = peek(arguments, key)
+        if (arguments and arguments[-1] == f"--{key}") or (value is not None and not str(value).strip()):
+            raise UserError(f"--{key} is empty: name a directory or a checkpoint, or leave it out.")
 
 
 def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
+from adapters_pl.adapters.base import refuse_same_names
 from adapters_pl.base_model import EMBEDDED, grow_embeddings, meta_model
 from adapters_pl.callbacks import Progress, RunRecorder, checkpoint_callbacks
 from adapters_pl.cli import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
@@ -126,12 +127,17 @@ class AdaptersCLI(LightningCLI):
             default=None,
             help="Begin with a saved adapter: a directory in PEFT's format, a checkpoint, or a hub id.",
         )
-        parser.add_argument(
-            "--overwrite",
-            action="store_true",
-            help="Let a test take the place of a larger or another one of the same set, instead of lying beside it.",
-        )
         parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "test":
+            parser.add_argument(
+                "--overwrite",
+                action="store_true",
+                help="Put this test in the place of an earlier one of the same set, whatever that was.",
+            )
+        return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the given arguments; they are the real command line with names and checkpoints resolved."""
@@ -167,7 +173,7 @@ class AdaptersCLI(LightningCLI):
         config = self._run_config()
         self.model.recorded_config = config
         labels = [f"{type(adapter).__name__} '{adapter.name}'" for adapter in adapters]
-        overwrite = self._get(self.config, "overwrite")
+        overwrite = self._get(self.config, "overwrite", default=False)
         extra: list[Any] = [*adapters, RunRecorder(self.run, _yaml(config), ", ".join(labels) or None, overwrite)]
         if self.subcommand == "fit":
             extra += checkpoint_callbacks(self.run, self.model.monitor, self.datamodule.val_size > 0)
@@ -202,6 +208,9 @@ class AdaptersCLI(LightningCLI):
         trainer = self._get(self.config, "trainer")
         stage = {"fit": "train", "validate": "val"}.get(str(self.subcommand), str(self.subcommand))
         done = {f"limit_{stage}_batches": f"{self.subcommand} would do nothing"}
+        if self.subcommand == "fit" and not trainer.accumulate_grad_batches >= 1:
+            value = trainer.accumulate_grad_batches
+            raise UserError(f"trainer.accumulate_grad_batches is {value}; it must be at least 1.")
         if self.subcommand == "fit":
             done |= dict.fromkeys(("max_steps", "max_epochs"), "nothing would be trained")
         for key, what in done.items():
@@ -209,9 +218,7 @@ class AdaptersCLI(LightningCLI):
                 raise UserError(f"trainer.{key} is {value}: {what}; leave it out, or set it above 0.")
         if (clip := trainer.get("gradient_clip_val")) is not None and clip < 0:
             raise UserError(f"trainer.gradient_clip_val is {clip}; it must be at least 0 (0 clips nothing).")
-        names = [adapter.name for adapter in self.adapters()]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise UserError(f"Two adapters are named '{twice}': give each its own name, [{{..., name: first}}, ...].")
+        refuse_same_names(self.adapters())
 
     def _run_config(self) -> dict[str, Any]:
         """The configuration of this command as plain data, with the paths it names made absolute."""
@@ -301,7 +308,7 @@ class AdaptersCLI(LightningCLI):
 
     def discard_unused_run(self) -> None:
         """Remove the run's directory if this command made it and nothing worth keeping is in it."""
-        kept = ("checkpoints/*", "predictions/*", "results.json", "crash.log")
+        kept = ("checkpoints/*", "predictions/*", "predicted/*", "results.json", "crash.log")
         if self.run.made_here and not any(True for pattern in kept for _ in self.run.path.glob(pattern)):
             shutil.rmtree(self.run.path, ignore_errors=True)
 
@@ -344,9 +351,6 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     for file in values_of(arguments, *CONFIG):
         load_config_file(Path(file))
     adapter_path = peek(arguments, "adapter_path")
-    for key, value in (("adapter_path", adapter_path), ("ckpt_path", peek(arguments, "ckpt_path"))):
-        if value is not None and not str(value).strip():
-            raise UserError(f"--{key} is empty: name a directory or a checkpoint, or leave it out.")
     only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
     recipe = recipe_name(command, arguments)
     checkpoint = None if only_print else find_checkpoint(command, arguments)

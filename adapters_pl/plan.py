@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl import cli_errors
 from adapters_pl.adapters import Adapter
+from adapters_pl.adapters.base import refuse_same_names
 from adapters_pl.base_model import meta_model
 from adapters_pl.cli import DONE, PROGRAM_ERROR, values_of
 from adapters_pl.configuration import CONFIG, load_config_file, with_full_names, without
@@ -91,6 +92,7 @@ def plan(model: PreTrainedModel, adapters: Sequence[Adapter]) -> Plan:
     """
     own = {p for _, module in base_modules(model) for p in module.parameters(recurse=False)}
     base = sum(p.numel() for p in own)
+    refuse_same_names(adapters)
     rows: list[PlannedModules] = []
     attached = []
     try:

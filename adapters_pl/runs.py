@@ -142,24 +142,14 @@ class Run:
         return path
 
     def write(self, name: str, content: Any) -> Path:
-        """Write ``content`` under ``name``, whole or not at all.
-
-        The name's ending tells the form: ``.json``, ``.jsonl`` (a list, a line each), else text.
-        """
-        if name.endswith(".jsonl"):
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-        elif name.endswith(".json"):
-            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        else:
-            text = content
+        """Write ``content`` under ``name``, whole or not at all, in the form of :func:`as_text`."""
         path = self.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, text)
+        _write_atomically(path, as_text(name, content))
         return path
 
-    @property
     def results(self) -> dict[str, Any]:
-        """The contents of ``results.json``; empty where nothing was tested.
+        """The contents of ``results.json``, empty before the first test.
 
         Raises:
             UserError: the file is no JSON.
@@ -172,16 +162,19 @@ class Run:
         except json.JSONDecodeError as error:
             raise UserError(f"{path} is no valid JSON ({error}); move it away and test again.") from error
 
-    def merge_results(self, sets: dict[str, Any], beside: dict[str, Any] | None = None, **about: Any) -> Path:
-        """Put the results of ``sets`` into ``results.json``, beside those of other sets already there.
+    def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
+        """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""
+        results = self.results()
+        return self.write("results.json", {**results, **about, "sets": {**results.get("sets", {}), **sets}})
 
-        ``beside`` are further results of sets that have one already, by names of their own.
-        """
-        results = {**self.results, **about}
-        results["sets"] = {**results.get("sets", {}), **sets}
-        if beside:
-            results["beside"] = {**results.get("beside", {}), **beside}
-        return self.write("results.json", results)
+
+def as_text(name: str, content: Any) -> str:
+    """``content`` in the form that the ending of ``name`` tells: ``.json``, ``.jsonl`` (a list, a line each), text."""
+    if name.endswith(".jsonl"):
+        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    if name.endswith(".json"):
+        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return content
 
 
 @contextmanager

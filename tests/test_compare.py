@@ -56,7 +56,7 @@ def test_answers_that_do_not_belong_to_the_figures_are_refused(run, recorded):
     lines = file.read_text().splitlines()
     other = list(reversed(lines)) if recorded else lines[:3]
     file.write_text("".join(line + "\n" for line in other))
-    with pytest.raises(UserError, match=r"gsm8k\.jsonl does not hold the answers that results\.json was computed from"):
+    with pytest.raises(UserError, match=r"gsm8k\.jsonl does not belong to the figures in results\.json"):
         read_run(folder)
 
 

@@ -204,39 +204,6 @@ def test_results_of_several_tests_are_merged(fit, rows_file, tmp_path):
     assert {name: found["n"] for name, found in results()["sets"].items()} == {"sums": 4, "other": 3}
 
 
-def test_what_predict_writes_leaves_a_tests_answers_alone(fit, rows_file):
-    assert fit("--adapter", "LoRA") == 0
-    test = ["--data.test_path", str(rows_file), *QUICK[2:]]
-    assert main(["test", *test]) == 0
-    before = Path("runs/lora-1/predictions/sums.jsonl").read_bytes()
-    assert main(["predict", *test, "--data.template", "plain", "--data.limit_test", "2"]) == 0
-    assert Path("runs/lora-1/predictions/sums.jsonl").read_bytes() == before
-    assert len(predictions("sums", folder="predicted")) == 2
-
-
-@pytest.mark.parametrize("other", [["--data.limit_test", "3"], ["--data.protocol", "llm_adapters"]])
-def test_a_smaller_or_another_test_lies_beside_a_larger_one(fit, rows_file, capsys, other):
-    assert fit("--adapter", "LoRA") == 0
-    test = ["--data.test_path", str(rows_file), "--data.limit_test", "5", *QUICK[2:]]
-    assert main(["test", *test]) == 0
-    first, answers = results(), predictions("sums")
-    assert main(["test", *test, *other]) == 0
-    now = results()
-    assert now["sets"] == first["sets"]
-    assert (now["protocol"], now["command"]) == (first["protocol"], first["command"])
-    assert predictions("sums") == answers
-    [(name, beside)] = now["beside"].items()
-    assert name.startswith(f"sums@{'llm_adapters-5' if 'llm_adapters' in other else 'strict-3'}-")
-    assert len(predictions(name)) == beside["n"]
-    assert {"date", "command", "settings"} <= beside.keys()
-    assert "sums@" in capsys.readouterr().out
-    # The same test again, and any with --overwrite, takes its place.
-    assert main(["test", *test]) == 0
-    assert main(["test", *test, *other, "--overwrite"]) == 0
-    assert results()["sets"]["sums"]["settings"] == beside["settings"]
-    assert len(predictions("sums")) == beside["n"]
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -253,7 +220,9 @@ def test_a_smaller_or_another_test_lies_beside_a_larger_one(fit, rows_file, caps
         (["--adapter", "LoRA", "--seed_everything", "-3"], "seed_everything is -3; it must be at least 0"),
         (["--adapter", "LoRA", "--data.seed", "-3"], "data.seed is -3; it must be at least 0"),
         (["--adapter", "LoRA", "--data.test_sets", "[]"], "data.test_sets is empty"),
+        (["--adapter", "LoRA", "--trainer.accumulate_grad_batches", "0"], "accumulate_grad_batches is 0; it must be"),
         (["--adapter_path", ""], "--adapter_path is empty"),
+        (["--adapter_path"], "--adapter_path is empty"),
     ],
 )
 def test_what_would_do_nothing_or_means_nothing_is_refused_before_the_base_is_loaded(

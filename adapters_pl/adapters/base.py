@@ -13,7 +13,7 @@ import hashlib
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -414,9 +414,7 @@ class Adapter(Callback, ABC):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Inject into the module's base; a second stage finds the adapter there and leaves it."""
-        for other in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(other, Adapter) and other is not self and other.name == self.name:
-                raise UserError(f"Two adapters are named '{self.name}': give each its own name.")
+        refuse_same_names([each for each in trainer.callbacks if isinstance(each, Adapter)])  # type: ignore[attr-defined]
         module: CausalLMModule = pl_module  # type: ignore[assignment]
         module.add_adapter(self)
 
@@ -506,6 +504,14 @@ class Adapter(Callback, ABC):
         if dequantised:
             say_dequantised(dequantised, model.dtype)
         return undo
+
+
+def refuse_same_names(adapters: Sequence[Adapter]) -> None:
+    """Raise ``UserError`` where two of the adapters of one model have the same name."""
+    names = [adapter.name for adapter in adapters]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"Two adapters are named '{name}': give each its own, by its argument 'name'.")
 
 
 def _give_back(parameter: nn.Parameter, values: Tensor) -> None:
