@@ -303,7 +303,7 @@ class AdaptersCLI(LightningCLI):
             rows = self.datamodule.eval_batch_size
             advice = f"Lower --data.eval_batch_size (now {rows}), or hold the base in less: --model.quantization 4bit."
         last = self.run.checkpoints / "last.ckpt"
-        kept = f" Go on from there: --ckpt_path {self.run.ckpt_path}." if self.forecast and last.exists() else ""
+        kept = f" Go on from {last} with --ckpt_path {self.run.ckpt_path}." if self.forecast and last.exists() else ""
         return f"out of memory: {first_line(error)}\n{advice}{kept}"
 
     def discard_unused_run(self) -> None:

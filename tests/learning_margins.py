@@ -25,6 +25,7 @@ import nbformat
 import torch
 
 from adapters_pl.cli import main as adapters_pl
+from tests import quantised_grid
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 KERNELS = {"default": {}, "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
@@ -45,6 +46,9 @@ BOUNDS = {
     "notebook 02": (True, 0.4),
     "notebook 02, base alone": (False, 0.1),
     "notebook 02, focal less cross-entropy certainty": (False, 0.0),
+    **{f"{method} {width}, fall": (True, 0.5) for method, width, _ in quantised_grid.SHORT},
+    **{f"{method} {width}, from float32": (False, 0.1) for method, width, _ in quantised_grid.SHORT},
+    **{f"{method} {width}, fall behind the middle": (True, 0.0) for method, width, _ in quantised_grid.SHORT},
 }
 
 
@@ -92,10 +96,22 @@ def notebook_02(seed: int) -> dict[str, float]:
     }
 
 
+def quantised(seed: int) -> dict[str, float]:
+    """Short courses on quantised bases: how far the loss falls, how near float32 it ends, and whether it still falls."""
+    found: dict[str, float] = {}
+    for method, width, steps in quantised_grid.SHORT:
+        plain, course = (quantised_grid.train(method, kind, steps, batch_size=4, seed=seed) for kind in (None, width))
+        found[f"{method} {width}, fall"] = course.start - course.end
+        found[f"{method} {width}, from float32"] = abs(course.end - plain.end)
+        found[f"{method} {width}, fall behind the middle"] = course.middle - course.end
+    return found
+
+
 TRAININGS: dict[str, Callable[[int], dict[str, float]]] = {
     "sums": sums,
     "notebook 01": notebook_01,
     "notebook 02": notebook_02,
+    "quantised": quantised,
 }
 
 

@@ -51,6 +51,8 @@ METHODS = {
     "PEFTAdapter, VeRA": (lambda: PEFTAdapter(peft.VeraConfig(r=64, d_initial=0.1)), 3e-2),
     "PEFTAdapter, LoRA": (lambda: PEFTAdapter(peft.LoraConfig(r=16, lora_alpha=32)), 5e-3),
 }
+#: Short courses, which the tests run by default: method, width, steps.
+SHORT = [("LoRA", "4bit", 30), ("SeriesAdapter", "8bit", 30), ("PrefixTuning", "4bit", 40)]
 STEPS = {name: 300 if name == "PromptTuning" else 120 for name in METHODS}
 
 

@@ -277,9 +277,7 @@ def test_a_run_is_resumed_and_its_checkpoint_loads_into_the_plain_base(make_base
     assert not torch.equal(logits(whole.model.eval()), logits(half.model))
 
 
-@pytest.mark.parametrize(
-    ("method", "width", "steps"), [("LoRA", "4bit", 30), ("SeriesAdapter", "8bit", 30), ("PrefixTuning", "4bit", 40)]
-)
+@pytest.mark.parametrize(("method", "width", "steps"), quantised_grid.SHORT)
 @pytest.mark.filterwarnings("ignore")
 def test_the_loss_falls_as_it_does_in_float32(method, width, steps):
     """A short course; the whole grid is below."""
