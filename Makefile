@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Processes share the cores better when idle threads sleep.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test lint install install-test pretrain clean
+.PHONY: quickstart test test-lowest lint install install-test pretrain clean
 
 quickstart: install  ## train and test on this machine, with what comes in the package
 	$(BIN)/adapters-pl fit --config quickstart.yaml
@@ -14,6 +14,12 @@ quickstart: install  ## train and test on this machine, with what comes in the p
 
 test: install-test lint  ## everything that CI runs
 	$(BIN)/python -m pytest -n 2
+
+test-lowest:  ## the tests with the lowest versions that pyproject.toml allows; the oldest torch brings CUDA along
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) tests/lowest_versions.py > $(VENV)-lowest/constraints.txt
+	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check -q install -c $(VENV)-lowest/constraints.txt -e ".[test]"
+	$(VENV)-lowest/bin/python -m pytest -n 2
 
 lint: install-test
 	$(BIN)/ruff check .
@@ -40,4 +46,4 @@ pretrain: install  ## make the embedded base again (about a quarter of an hour o
 	$(BIN)/python -m adapters_pl.quickstart.pretrain
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest build dist .mypy_cache .pytest_cache .ruff_cache

@@ -97,7 +97,7 @@ def notebook_02(seed: int) -> dict[str, float]:
 
 
 def quantised(seed: int) -> dict[str, float]:
-    """Short courses on quantised bases: how far the loss falls, how near float32 it ends, and whether it still falls."""
+    """Short courses on quantised bases: how far the loss falls, how near float32's it ends, whether it still falls."""
     found: dict[str, float] = {}
     for method, width, steps in quantised_grid.SHORT:
         plain, course = (quantised_grid.train(method, kind, steps, batch_size=4, seed=seed) for kind in (None, width))
