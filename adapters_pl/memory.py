@@ -15,14 +15,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.adapters.base import adapter_layers
+from adapters_pl.answers import protocol_named
 from adapters_pl.architectures import architecture_of
 from adapters_pl.base_model import context_length
+from adapters_pl.data.asking import NEW_TOKENS
 from adapters_pl.errors import first_line
 from adapters_pl.hardware import device_count
 from adapters_pl.module import CausalLMModule
 from adapters_pl.placement import linear_modules
 from adapters_pl.quantisation import quantisation_of
-from adapters_pl.tracing import Step, optimizer_bytes, training_peak, validation_peak
+from adapters_pl.tracing import Step, generation_peak, optimizer_bytes, training_peak, validation_peak
 
 Division = Literal["one", "ddp", "fsdp"]
 
@@ -38,6 +40,8 @@ class Setup:
     Attributes:
         batch_size: rows per process and batch.
         eval_batch_size: rows in a batch of the validation; 0 where there is none.
+        eval_new_tokens: of an answer that is written in the validation; 0 where only the loss is asked for.
+        eval_beams: of the search by which it is written.
         tokens: of the longest row.
         dtype: of the base.
         precision: Lightning's.
@@ -53,6 +57,8 @@ class Setup:
 
     batch_size: int = 4
     eval_batch_size: int = 0
+    eval_new_tokens: int = 0
+    eval_beams: int = 1
     tokens: int = 256
     dtype: torch.dtype = torch.float32
     precision: str = "32-true"
@@ -76,9 +82,13 @@ class Setup:
         many: Division = "fsdp" if re.search(r"fsdp|FullySharded|ModelParallel", name, re.IGNORECASE) else "ddp"
         longest = int(data.get("cutoff", cls.tokens))
         validates = data.get("val_size", 1) and trainer.get("limit_val_batches") != 0
+        protocol = protocol_named(str(data.get("protocol", "strict")))
+        answers = validates and module.monitor == "val_accuracy" and protocol.generates
         return cls(
             batch_size=data.get("batch_size", cls.batch_size),
             eval_batch_size=data.get("eval_batch_size", 8) if validates else 0,
+            eval_new_tokens=(data.get("max_new_tokens") or max(NEW_TOKENS.values())) if answers else 0,
+            eval_beams=protocol.beams,
             tokens=min(longest, context_length(module.config) or longest),
             dtype=_base_dtype(module),
             precision=str(trainer.get("precision") or cls.precision),
@@ -288,7 +298,16 @@ class MemoryModel:
         if ("validate", asked) not in self._traced:
             peak = validation_peak(self.module, self.skeleton, asked) if asked.rows else 0
             self._traced["validate", asked] = peak
-        moments = [self._traced["train", step], self._traced["validate", asked], self._optimizer(setup)[1]]
+        written = replace(asked, rows=asked.rows * setup.eval_beams)
+        if (key := ("generate", written, setup.eval_new_tokens)) not in self._traced:
+            new = setup.eval_new_tokens
+            self._traced[key] = generation_peak(self.module, self.skeleton, written, new) if new else 0
+        moments = [
+            self._traced["train", step],
+            self._traced["validate", asked],
+            self._traced[key],
+            self._optimizer(setup)[1],
+        ]
         if setup.division == "fsdp":
             # The buffer in which everything outside the layers arrives is there until the first layer has arrived.
             outside, layer = self._units(setup)

@@ -237,6 +237,30 @@ def validation_peak(module: CausalLMModule, model: PreTrainedModel, step: Step) 
     return _peak(module, model, step, work, training=False)
 
 
+def generation_peak(module: CausalLMModule, model: PreTrainedModel, step: Step, new_tokens: int) -> int:
+    """Bytes alive at the highest moment of writing answers of ``new_tokens`` tokens, cache included; else as above.
+
+    That is the pass over the prompts, or the last token, for which every layer's keys and values are copied once.
+    """
+
+    @torch.no_grad()
+    def work(probe: CausalLMModule, batch: dict[str, Tensor]) -> None:
+        ids, mask = batch["input_ids"], batch["attention_mask"]
+        with torch.autocast("cpu", step.autocast) if step.autocast else nullcontext():
+            running = probe.model(input_ids=ids, attention_mask=mask, use_cache=True, logits_to_keep=1)
+            cache = running.past_key_values
+            del running
+            for layer in cache.layers:
+                layer.keys, layer.values = (
+                    kept.new_empty(*kept.shape[:-2], kept.shape[-2] + new_tokens - 1, kept.shape[-1])
+                    for kept in (layer.keys, layer.values)
+                )
+            longer = mask.new_ones(len(mask), mask.shape[1] + new_tokens)
+            probe.model(input_ids=ids[:, :1], attention_mask=longer, past_key_values=cache, use_cache=True)
+
+    return _peak(module, model, step, work, training=False)
+
+
 def _peak(
     module: CausalLMModule,
     model: PreTrainedModel,

@@ -175,6 +175,29 @@ def test_activations_grow_with_the_batch_and_shrink_with_checkpointing():
     assert activations(eval_batch_size=1) == activations()
 
 
+def test_written_answers_count_where_best_is_chosen_by_them():
+    model = tiny(LoRA(rank=4))
+    plain = Setup(eval_batch_size=16, tokens=16)
+    written = replace(plain, eval_new_tokens=400)
+    assert model.estimate(written).activations > 2 * model.estimate(plain).activations
+    assert model.estimate(replace(written, eval_beams=4)).activations > 3 * model.estimate(written).activations
+
+
+@pytest.mark.parametrize(
+    ("monitor", "data", "tokens", "beams"),
+    [
+        ("val_loss", {}, 0, 1),
+        ("val_accuracy", {}, 256, 1),
+        ("val_accuracy", {"max_new_tokens": 32, "protocol": "llm_adapters"}, 32, 4),
+        ("val_accuracy", {"protocol": "loglikelihood"}, 0, 1),
+        ("val_accuracy", {"val_size": 0}, 0, 1),
+    ],
+)
+def test_the_answers_of_a_validation_are_as_long_as_the_data_says(monitor, data, tokens, beams):
+    setup = Setup.of(CausalLMModule("quickstart", monitor=monitor), {}, data)
+    assert (setup.eval_new_tokens, setup.eval_beams) == (tokens, beams)
+
+
 def test_a_step_is_traced_once(monkeypatch):
     from adapters_pl import memory
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from adapters_pl import IA3, CausalLMModule, LoRA, PrefixTuning, PromptTuning, SeriesAdapter
-from adapters_pl.tracing import LiveBytes, Step, optimizer_bytes, training_peak, validation_peak
+from adapters_pl.tracing import LiveBytes, Step, generation_peak, optimizer_bytes, training_peak, validation_peak
 from tests.conftest import tiny_config, tiny_model, tiny_tokenizer
 
 ROWS, TOKENS = 4, 64
@@ -96,6 +96,27 @@ def test_the_peak_is_that_of_a_real_step(name, adapter, attention, checkpointing
     # Checkpointing keeps the random state of every layer, 5 KiB each, which is nothing in a larger model.
     least = measured - 3 * 5056 if checkpointing else measured
     assert least * 0.999 <= estimate <= measured * 1.001
+
+
+@pytest.mark.parametrize("adapter", [LoRA(rank=4), PrefixTuning(virtual_tokens=5)], ids=["LoRA", "prefix"])
+@pytest.mark.parametrize("name", ["llama_gqa", "opt"])
+@pytest.mark.parametrize("new", [8, 300])
+def test_writing_answers_takes_what_a_real_one_takes(name, adapter, new):
+    module, _, skeleton = both(name, adapter, "sdpa")
+    given = batch()
+    module.model.eval()
+    settings = {"min_new_tokens": new, "max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    ids, mask = given["input_ids"], given["attention_mask"].flip(1)  # prompts are padded in front
+
+    def write():
+        module.model.generate(input_ids=ids, attention_mask=mask, **settings)
+
+    measured = allocated(write)
+    del module._modules["model"]
+    estimate = generation_peak(module, skeleton, Step(ROWS, TOKENS), new)
+    assert estimate == pytest.approx(measured, rel=0.1)
+    # After a long answer it is the cache that counts, and no longer the prompts.
+    assert (estimate > 1.1 * generation_peak(module, skeleton, Step(ROWS, TOKENS), 1)) == (new == 300)
 
 
 @pytest.mark.parametrize(
