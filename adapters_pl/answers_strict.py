@@ -38,17 +38,18 @@ _LETTER_STATED = re.compile(
 _STATED_BEFORE = re.compile(r"\s+is\s+(?:the\s+)?(?:(?:correct|right|final|best)\s*)*(?:answer|option|choice)\b", re.I)
 # "The answer is 5 + 3 = 8" states 8: nothing but arithmetic stands before the last equals sign.
 _WORKED_OUT = re.compile(r"[\d\s.,+*/()$%^\u00d7\u00f7-]*=")
-# What a text says that gives no answer. Behind "the answer is" a word will do; elsewhere it takes a whole phrase.
-_NOT_TOLD = (
+_OPEN, _CLOSE = r"[\s*_\"'`(\[{$]*", r"[*_\"'`)\]}$]*"
+# What a text says that has no answer. Behind "the answer is" a word will do; elsewhere it takes a whole phrase.
+_NOT_TOLD = re.compile(
     r"(?:can\s?not|can['\u2019]t|could\s+not|couldn['\u2019]t)\s+be\s+(?:determined|known|found|calculated|answered|told)"
-    r"|(?:not\s+enough|insufficient|too\s+little)\s+(?:information|data)|impossible\s+to\s+(?:determine|tell|say|know)"
-)
-_NO_ANSWER = re.compile(
-    rf"{_NOT_TOLD}|(?:un(?:known|clear|determined|certain)|undefined|impossible|none|not\s+(?:known|given|clear|possible))\b",
+    r"|(?:not\s+enough|insufficient|too\s+little)\s+(?:information|data)|impossible\s+to\s+(?:determine|tell|say|know)",
     re.IGNORECASE,
 )
-_NOTHING_TOLD = re.compile(rf"{_NOT_TOLD}|\banswer\s+is\s+(?:un(?:known|clear|determined|certain)|not\s+known)\b", re.I)
-_OPEN, _CLOSE = r"[\s*_\"'`(\[{$]*", r"[*_\"'`)\]}$]*"
+_STATED_NONE = re.compile(
+    rf"(?:{_STATED.pattern}){_OPEN}(?:there\s+is\s+)?(?:{_NOT_TOLD.pattern}|(?:un(?:known|clear|determined|certain)"
+    r"|undefined|impossible|none|not\s+(?:known|given|clear|possible))\b)",
+    re.IGNORECASE,
+)
 
 
 def _numbers(text: str) -> list[Decimal]:
@@ -88,34 +89,31 @@ def extract_number(text: str) -> str | None:
 
     Signs (also U+2212), thousands, decimals, fractions (3/4, 1 1/2, \frac), currency, percent and units are
     understood; a percentage is the number before its sign. The last statement counts when there are several, and
-    only its own line is read.
+    only its own line is read. Where the text says that there is no answer ("the answer is unknown"), only what follows
+    counts.
     """
     text = _LATEX_FRACTION.sub(r"\1/\2", _SPACED_THOUSANDS.sub("", text).translate(_ASCII))
+    if unknown := list(_STATED_NONE.finditer(text)):
+        text = text[unknown[-1].end() :]
     for line in _statements(_STATED, text):
         line = _PLAIN_SPACED.sub(lambda match: match[0].replace(" ", ""), line)
         worked_out = _WORKED_OUT.match(line)
         numbers = _numbers(line[worked_out.end() :] if worked_out else line)
         if numbers:
             return _plain(numbers[0])
-        if _says_none(line):
-            return None
     for statement in reversed(list(_STATED_BEFORE.finditer(text))):
         numbers = _numbers(re.split(r"\n|[.!?]\s", text[: statement.start()])[-1])
         if numbers:
             return _plain(numbers[-1])
-    numbers = _numbers(text)
-    return _plain(numbers[-1]) if numbers and not _refusal(text) else None
+    numbers = _numbers(_behind_refusal(text))
+    return _plain(numbers[-1]) if numbers else None
 
 
-def _says_none(line: str) -> bool:
-    """Whether what stands behind "the answer is" says that there is none."""
-    return bool(re.match(rf"{_OPEN}(?:there\s+is\s+)?(?:{_NO_ANSWER.pattern})", line, re.IGNORECASE))
-
-
-def _refusal(text: str) -> str:
-    """The last sentence, if it says that nothing can be told; else nothing."""
+def _behind_refusal(text: str) -> str:
+    """What follows the words by which the last sentence says that nothing can be told; else all of ``text``."""
     sentences = [sentence for sentence in re.split(r"\n|[.!?](?:\s|$)", text) if sentence.strip()]
-    return sentences[-1] if sentences and _NOTHING_TOLD.search(sentences[-1]) else ""
+    refusal = _NOT_TOLD.search(sentences[-1]) if sentences else None
+    return sentences[-1][refusal.end() :] if refusal else text
 
 
 def _plain(value: Decimal) -> str:
@@ -142,8 +140,6 @@ def extract_choice(text: str, options: Sequence[str]) -> str | None:
         first = word.search(line)
         if first:
             return canonical.get(first[0].casefold())
-    if _refusal(text):
-        return None
     named = {canonical.get(match[0].casefold()) for match in word.finditer(text)}
     return named.pop() if len(named) == 1 else None
 
@@ -165,9 +161,6 @@ def extract_letter(text: str, options: Sequence[str], texts: Mapping[str, str] |
         if found := _stated_letter(line, letters) or _stated_text(line, texts or {}):
             return found
     either = f"{letters}{letters.lower()}"
-    # "(E) Cannot be determined" is an option's text, and an answer.
-    if (last := _refusal(text)) and not re.search(rf"\([{either}]\)", last):
-        return _stated_text(last, texts or {})
     for pattern in (
         rf"(?<!\w)([{letters}]){_CLOSE}(?i:{_STATED_BEFORE.pattern}|\s+is\s+(?:the\s+)?(?:correct|right)\b)",
         rf"(?:^|(?<=[.!?\n])){_OPEN}([{either}]){_CLOSE}\s*(?=[.!?:\n]|$)",

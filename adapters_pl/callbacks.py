@@ -32,25 +32,10 @@ def checkpoint_callbacks(run: Run, monitor: str, validates: bool) -> list[Callba
     guards = Guards(run)
     callbacks: list[Callback] = [Resume(), guards, LastCheckpoint(run, guards, CHECKPOINT_EVERY)]
     if validates:
-        callbacks.append(LastValidation())
         mode = "max" if monitor == "val_accuracy" else "min"
         best = {"dirpath": run.checkpoints, "filename": "best", "enable_version_counter": False}
         callbacks.append(ModelCheckpoint(**best, monitor=monitor, mode=mode))  # type: ignore[arg-type]
     return callbacks
-
-
-class LastValidation(Callback):
-    """Validates after the last of ``max_steps`` steps, wherever in an epoch that is.
-
-    Without it a training shorter than an epoch has neither a ``val_loss`` nor a ``best.ckpt``.
-    """
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Ask Lightning to stop here, before which it validates; it would stop here without validating."""
-        if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
-            trainer.should_stop = True
 
 
 class RunRecorder(Callback):
@@ -165,6 +150,7 @@ class RunRecorder(Callback):
                 "settings": data.settings(name),
                 "distribution": data.distribution(name),
                 "limit": data.limit_test,
+                **_rounding(trainer, pl_module, data.eval_batch_size),
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": command,
             }
@@ -208,6 +194,13 @@ class RunRecorder(Callback):
             name: sorted((r for part in parts for r in part.get(name, [])), key=lambda record: record["row"])
             for name in names
         }
+
+
+def _rounding(trainer: Trainer, pl_module: CausalLMModule, batch_size: int) -> dict[str, Any]:
+    """Whether the answers depend on the batch size: below float32 a sum is rounded by the shape of its batch."""
+    dtype = str(pl_module.model.dtype).removeprefix("torch.")
+    invariant = dtype == "float32" and trainer.precision == "32-true"
+    return {"dtype": dtype, "eval_batch_size": batch_size, "batch_invariant": invariant}
 
 
 def _all_processes(trainer: Trainer, mine: Any) -> list[Any]:

@@ -139,8 +139,13 @@ def compare(first: Tested, second: Tested, seed: int = 0) -> list[Comparison]:
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     """What two runs' results do not share and should, for their accuracies to be compared."""
     notes = []
-    if first.get("protocol") != second.get("protocol"):
-        notes.append(f"they differ in protocol: {first.get('protocol')} and {second.get('protocol')}")
+    for name in first["sets"].keys() & second["sets"].keys():
+        one, other = (
+            results["sets"][name].get("settings", {}).get("protocol", results.get("protocol"))
+            for results in (first, second)
+        )
+        if one != other:
+            notes.append(f"{name}: they differ in protocol: {one} and {other}")
     before, after = (results.get("data") or {} for results in (first, second))
     if changed := [path for path in before if after.get(path, before[path]) != before[path]]:
         notes.append(f"they read different files by the name of {', '.join(changed)}")

@@ -31,13 +31,13 @@ def draw_shots(pool: Sequence[Example], tested: Iterable[Example], count: int, s
     Raises:
         UserError: there are too few rows with a response that are not tested.
     """
-    asked = {_asks(example) for example in tested}
+    asked = {asks(example) for example in tested}
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
     shots: list[Example] = []
     for index in order:
         if len(shots) == count:
             break
-        if pool[index].response and (question := _asks(pool[index])) not in asked:
+        if pool[index].response and (question := asks(pool[index])) not in asked:
             asked.add(question)
             shots.append(pool[index])
     if len(shots) < count:
@@ -45,7 +45,8 @@ def draw_shots(pool: Sequence[Example], tested: Iterable[Example], count: int, s
     return shots
 
 
-def _asks(example: Example) -> str:
+def asks(example: Example) -> str:
+    """What tells questions apart: their words and signs, but for case and white space."""
     return " ".join(f"{example.instruction} {example.input}".split()).casefold()
 
 
@@ -54,7 +55,7 @@ def read(protocol: Protocol, example: Example, text: str) -> str | None:
     # What the options stand for only matters for letters; option words are looked for as they are.
     question = f"{example.instruction} {example.input}"
     texts = option_texts(question, example.options) if example.kind == "letter" else None
-    return protocol.extract(text, example.kind, example.options, set_name=example.set, option_texts=texts)
+    return protocol.extract(text, example.kind or "text", example.options, set_name=example.set, option_texts=texts)
 
 
 def judge_one(protocol: Protocol, example: Example, generation: Generation) -> dict[str, Any]:
@@ -108,4 +109,4 @@ def judge_scored(protocol: Protocol, example: Example, scored: Scored) -> dict[s
 
 
 def _right(protocol: Protocol, example: Example, prediction: str | None) -> bool | None:
-    return None if example.answer is None else protocol.match(prediction, example.answer, example.kind)
+    return None if example.answer is None else protocol.match(prediction, example.answer, example.kind or "text")

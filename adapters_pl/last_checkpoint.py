@@ -16,6 +16,8 @@ from adapters_pl.runs import Run, slurm_job, sweep
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every so many optimizer steps, after every epoch, at the end, and when training is stopped.
 
+    What training ends with is validated after that, if it was not.
+
     It is written between two steps: after everything that belongs to the one, logging and validation included, and
     before the other's first batch. When ``guards`` say that a signal came, training ends there, or at once if a
     validation is under way, which is then done again; a job that SLURM sent the signal to is put back into its
@@ -32,6 +34,7 @@ class LastCheckpoint(Checkpoint):
         self.guards = guards
         self.every = every
         self._saved = 0
+        self._validated = -1
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed process left half written; what training begins with needs no saving."""
@@ -61,9 +64,19 @@ class LastCheckpoint(Checkpoint):
             self._stop(trainer, self.guards.asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what training ends with."""
+        """Save what training ends with, and validate it unless that was done."""
         self._save(trainer)
         self.guards.settle(trainer)
+        if self._validated != trainer.global_step and trainer.enable_validation:
+            # Lightning validates where an epoch ends. Without this a training that ends elsewhere, as one of few
+            # ``max_steps``, would have no ``val_loss`` of what it ended with, and maybe no ``best.ckpt``.
+            trainer.validating = True
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember what was validated."""
+        self._validated = trainer.global_step
 
     def _save(self, trainer: Trainer) -> None:
         if trainer.global_step != self._saved and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -327,6 +327,8 @@ class CausalLMModule(AnsweringModule):
         if getattr(self._data, "packing", False):
             check_packing(self, self._data.training_collate())
         self._step_loss = torch.zeros((), device=self.device)
+        # The counts of an earlier ``validate`` are inference tensors.
+        self.val_accuracy = AnswerAccuracy().to(self.device)
         self.train()
         if len(self.adapters) > 1:
             own = sum(p.numel() for p in self.adapter_parameters().values())
@@ -354,7 +356,8 @@ class CausalLMModule(AnsweringModule):
         # Weighted by labels, so that the epoch's mean is the mean over all labelled tokens.
         self.log("val_loss", losses.mean(), prog_bar=True, batch_size=losses.numel(), sync_dist=True)
         name = self._data.validation_set
-        if asked := self._data.asked(name):
+        answers_rows = self.monitor == "val_accuracy" or self.trainer.state.fn == "validate"
+        if answers_rows and (asked := self._data.asked(name)):
             places = [place for place, row in enumerate(batch["row_ids"].tolist()) if row in asked]
             answers = self._answer({key: batch[key][places] for key in ASKED}, name) if places else []
             self.val_accuracy.update([answer["correct"] for answer in answers])

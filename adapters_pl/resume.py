@@ -179,7 +179,9 @@ def _counters(trainer: Trainer, batch_size: int, stored: dict[str, Any], steps: 
     width = batch_size * trainer.world_size
     accumulate = trainer.accumulate_grad_batches
     rows, epoch, validating = stored["rows"], stored["epoch"], stored["validating"]
-    done = -(-rows // width) if rows == stored["of"] else rows // (width * accumulate) * accumulate
+    done = (
+        -(-rows // width) if stored.get("complete", rows == stored["of"]) else rows // (width * accumulate) * accumulate
+    )
     within = rows > 0
     # Lightning adds to these what it thinks was left undone.
     epochs_ended = epoch - 1 if epoch and not within else epoch

@@ -120,12 +120,31 @@ def test_a_text_that_says_there_is_no_answer_gives_none(text):
     assert extract(f"{text}\nThe answer is 8.", "gsm8k") == "8"
 
 
-def test_an_option_that_says_there_is_no_answer_is_one():
-    question = {"C": "12", "E": "cannot be determined"}
-    assert extract_letter("First (C) seems right. The answer cannot be determined.", "ABCDE", {}) is None
-    assert extract_letter("The answer is: cannot be determined", "ABCDE", question) == "E"
-    assert extract_letter("So it must be\n(E) cannot be determined", "ABCDE", question) == "E"
-    assert extract_choice("true would fit, but it cannot be determined.", ("true", "false")) is None
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("The answer is not given directly, so we compute it.\n5*3 = 15", "15"),
+        ("The answer is unknown at first.\nLet x be it. x = 15", "15"),
+        ("Although there is not enough information about Sunday, she sold 42.", "42"),
+        ("The answer is 42, although there is not enough information about Sunday.", "42"),
+    ],
+)
+def test_what_follows_a_doubt_counts(text, number):
+    assert extract(text, "gsm8k") == number
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "E) Cannot be determined",
+        "(E) Cannot be determined",
+        "E\nIt cannot be determined from the data given",
+        "The answer is E.",
+    ],
+)
+def test_an_option_that_says_there_is_no_answer_is_one(text):
+    assert extract_letter(text, "ABCDE", {"C": "12", "E": "cannot be determined"}) == "E"
+    assert extract_choice("cannot be determined", ("yes", "no", "cannot be determined")) == "cannot be determined"
 
 
 @pytest.mark.parametrize("space", ["\u00a0", "\u202f"])

@@ -96,6 +96,17 @@ def test_a_base_whose_weights_are_not_whole_is_refused_in_a_line(spoilt, change,
     assert "LOAD REPORT" not in said.out + said.err
 
 
+@pytest.mark.parametrize("name", ["gptj", "gpt_neo", "gpt2"])
+def test_buffers_of_older_files_are_no_weights(make_base, tmp_path, name):
+    folder = shutil.copytree(make_base(name), tmp_path / "base")
+    weights = load_file(folder / "model.safetensors")
+    attention = "attn.attention" if name == "gpt_neo" else "attn"
+    for buffer in ("bias", "masked_bias"):
+        weights[f"transformer.h.0.{attention}.{buffer}"] = torch.zeros(1)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert load_base(str(folder))
+
+
 def test_random_weights_are_what_random_init_asks_for(spoilt):
     base = spoilt(lambda weights: weights.pop(UP))
     assert torch.isfinite(load_base(base, random_init=True).get_parameter(UP)).all()

@@ -176,6 +176,15 @@ def test_validate_gives_loss_and_accuracy(fit, capsys):
     assert found["val_loss"] == pytest.approx(float(line.split(",")[index]), rel=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "invariant"), [("float32", True), ("bfloat16", False)])
+def test_results_say_whether_answers_depend_on_the_batch_size(folder, make_base, rows_file, dtype, invariant):
+    own = ["--model.base", str(make_base()), "--data", "InstructionJSON", "--data.test_path", str(rows_file)]
+    own += ["--data.limit_test", "2", "--data.max_new_tokens", "2", "--model.dtype", dtype]
+    assert main(["test", *own, "--data.eval_batch_size", "3", *QUICK[2:]]) == 0
+    found = results("test-1")["sets"]["sums"]
+    assert (found["dtype"], found["eval_batch_size"], found["batch_invariant"]) == (dtype, 3, invariant)
+
+
 def test_predict_needs_no_gold(fit, tmp_path, capsys):
     assert fit("--adapter", "LoRA") == 0
     asked = tmp_path / "asked.jsonl"

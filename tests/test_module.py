@@ -74,7 +74,9 @@ class Noted(CausalLMModule):
 
 
 @pytest.mark.parametrize(
-    ("accumulate", "limit"), [(1, 1.0), (3, 1.0), (4, 6), (3, 4)], ids=["alone", "whole", "cut", "one more"]
+    ("accumulate", "limit"),
+    [(1, 1.0), (3, 1.0), (4, 6), (3, 4), (2, 0.4)],
+    ids=["alone", "whole", "cut", "one more", "share"],
 )
 def test_what_is_logged_is_the_mean_loss_of_the_whole_step(tmp_path, make_base, rows_file, accumulate, limit):
     """Of every step, also where the epoch ends before the step has all of its batches."""
@@ -82,7 +84,7 @@ def test_what_is_logged_is_the_mean_loss_of_the_whole_step(tmp_path, make_base, 
     data = {"val_size": 0, "batch_size": 5}
     settings = {"accumulate_grad_batches": accumulate, "limit_train_batches": limit}
     fit(tmp_path, None, rows_file, data=data, module=module, **settings)
-    batches = 8 if limit == 1.0 else limit
+    batches = int(8 * limit) if isinstance(limit, float) else limit
     assert len(module.steps) == -(-batches // accumulate)
     for logged, mean, _ in module.steps:
         assert logged == pytest.approx(mean, rel=1e-5)

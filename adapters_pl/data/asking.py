@@ -44,7 +44,7 @@ class _EvalSet:
     @property
     def kinds(self) -> list[Kind]:
         """The kinds of answer that its rows have."""
-        return sorted({example.kind for example in self.examples.values()})
+        return sorted({example.kind or "text" for example in self.examples.values()})
 
 
 class AskingDataModule(LightningDataModule):
@@ -73,7 +73,7 @@ class AskingDataModule(LightningDataModule):
 
     def test_prompt(self, example: Example, shots: Sequence[Example] = ()) -> str:
         """The text that the model is given when it is tested: the protocol may have a template of its own."""
-        return self._render(self.protocol.template(example.kind, self.template), example, shots)
+        return self._render(self.protocol.template(example.kind or "text", self.template), example, shots)
 
     def _render(self, template: str, example: Example, shots: Sequence[Example] = ()) -> str:
         worked = [(shot.instruction, shot.input, shot.response) for shot in shots]

@@ -5,6 +5,7 @@ A dataset class is declarations, and an ``example`` of its own only if its rows 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -229,6 +230,7 @@ class ReasoningDataModule(AskingDataModule):
     def examples(self, split: Split) -> list[Example]:
         """All examples of a split; needs no model, so a notebook can look at the data first."""
         examples = [self.example(row, index) for index, row in enumerate(self.rows(split))]
+        examples = [example if example.kind else replace(example, kind=self.kind) for example in examples]
         first: dict[str, int] = {}
         for number, example in enumerate(examples, start=1):
             earlier = first.setdefault(example.id, number)

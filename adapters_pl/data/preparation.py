@@ -14,6 +14,7 @@ from adapters_pl.data.registry import Example
 from adapters_pl.data.token_cache import encoded
 from adapters_pl.data.tokenize import TokenRow, TokenTable
 from adapters_pl.errors import UserError
+from adapters_pl.evaluation import asks
 from adapters_pl.report import print_table
 
 if TYPE_CHECKING:
@@ -65,15 +66,14 @@ def rows_of_tests(
 
 
 def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int], held_out: Sequence[int]) -> list[int]:
-    """The rows of ``train`` that do not ask, but for case and punctuation, what a row of ``held_out`` asks.
+    """The rows of ``train`` that do not ask, but for case and white space, what a row of ``held_out`` asks.
 
-    Raises:
-        UserError: none is left.
+    Rows that all ask the same are left as they are, since then it is not the question that tells them apart.
     """
-    asked = {contamination.normalised(question(examples[row])) for row in held_out}
-    kept = [row for row in train if contamination.normalised(question(examples[row])) not in asked]
-    if train and not kept:
-        raise UserError(f"{name}: every training row asks what a held-out row asks; set --data.val_size 0.")
+    asked = {asks(examples[row]) for row in held_out}
+    kept = [row for row in train if asks(examples[row]) not in asked]
+    if not kept:
+        return list(train)
     if len(kept) < len(train):
         rank_zero_info(f"{name}: {len(train) - len(kept)} training rows ask what a held-out row asks: left out")
     return kept

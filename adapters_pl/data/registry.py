@@ -24,8 +24,8 @@ class Example:
         input: further context, or nothing.
         response: what a model should learn to write; empty if the row has none.
         answer: the gold answer; ``None`` if the row has none.
-        kind: what kind of answer the row has; a mixture has several.
         options: the possible answers of a multiple-choice row.
+        kind: what kind of answer the row has, where a set has several; else the set's.
     """
 
     id: str
@@ -34,8 +34,8 @@ class Example:
     input: str = ""
     response: str = ""
     answer: str | None = None
-    kind: Kind = "text"
     options: tuple[str, ...] = ()
+    kind: Kind | None = None
 
 
 #: Sets that are judged together, by the mean of their accuracies (LLM-Adapters, tables 3 and 4).

@@ -74,10 +74,10 @@ class StepSampler(Sampler[list[int]]):
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
-        batches = -(-len(self.label_counts) // (batch_size * world_size))
+        #: Batches that an epoch has, within the limit.
+        self.batches = len(self)
         if limit is not None:
-            batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
-        self.batches = batches
+            self.batches = min(len(self), limit) if isinstance(limit, int) else int(len(self) * limit)
         #: Rows of this epoch that were trained on before this sampler was made.
         self.before = 0
 
@@ -104,8 +104,9 @@ class StepSampler(Sampler[list[int]]):
 
     def state_dict(self, batches: int = 0) -> dict[str, int]:
         """Where the epoch stands after its first ``batches`` batches; of a step that is not complete, at its start."""
-        rows = self.rows if batches >= len(self) else batches // self.accumulate * self.step_rows
-        return {"epoch": self.epoch, "rows": max(self.before, rows), "of": len(self.label_counts)}
+        rows = self.rows if batches >= self.batches else batches // self.accumulate * self.step_rows
+        rows = max(self.before, rows)
+        return {"epoch": self.epoch, "rows": rows, "of": len(self.label_counts), "complete": rows >= self.rows}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on in the epoch and after the rows that ``state`` names.
@@ -128,8 +129,8 @@ class StepSampler(Sampler[list[int]]):
         return torch.randperm(len(self.label_counts), generator=generator).tolist()
 
     def __len__(self) -> int:
-        """Batches per process and whole epoch."""
-        return self.batches
+        """Batches per process and whole epoch; Lightning applies its limit to it by itself."""
+        return -(-len(self.label_counts) // (self.batch_size * self.world_size))
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield this process's batches, each with the labelled tokens of its whole step."""

@@ -145,7 +145,7 @@ def test_every_set_is_found_by_its_published_name():
 def test_a_row_becomes_an_example(boolq):
     data = boolq(train=[row(input="context", id=None), row(output=None), row(answer=None, id=17)])
     first, second, third = data.examples("train")
-    assert first == base.Example("boolq-0", "boolq", "00", "context", "1", "true", "choice", ("true", "false"))
+    assert first == base.Example("boolq-0", "boolq", "00", "context", "1", "true", ("true", "false"), "choice")
     assert (second.id, second.input, second.response) == ("boolq-1", "", "true")
     assert (third.id, third.response, third.answer) == ("17", "1", None)
 
@@ -635,3 +635,12 @@ def test_a_file_of_ones_own_is_divided_in_the_same_way(rows_file, trainer):
     data.trainer = trainer
     data.setup("fit")
     assert (len(data.training), len(data.validation)) == (36, 4)
+
+
+def test_an_example_of_ones_own_has_the_kind_of_its_set(tmp_path):
+    class Own(InstructionJSON):
+        def example(self, row, index):
+            return base.Example(str(index), "own", row["instruction"], answer=row["answer"])
+
+    (tmp_path / "own.json").write_text(json.dumps([{"instruction": f"{n}?", "answer": str(n)} for n in range(3)]))
+    assert {example.kind for example in Own(test_path=str(tmp_path / "own.json")).examples("test")} == {"number"}
