@@ -85,13 +85,16 @@ def test_the_command_prints_a_table_for_each_further_run(run, capsys, tmp_path, 
 
 
 def test_what_makes_two_runs_hard_to_compare_is_said():
-    first = {"protocol": "strict", "data": {"a.json": "1", "b.json": "2", "c.json": "3"}}
-    second = {"protocol": "strict", "data": {"a.json": "1", "b.json": "9"}}
+    first = {"protocol": "strict", "sets": {"a": {}}, "data": {"a.json": "1", "b.json": "2", "c.json": "3"}}
+    second = {"protocol": "strict", "sets": {"a": {}}, "data": {"a.json": "1", "b.json": "9"}}
     assert differences(first, first) == []
     assert differences(first, second) == ["they read different files by the name of b.json"]
     assert differences(first, {**first, "protocol": "llm_adapters"}) == [
-        "they differ in protocol: strict and llm_adapters"
+        "a: they differ in protocol: strict and llm_adapters"
     ]
+    # The protocol is a set's own where its result says so: the sets of a run may have been tested by several.
+    own = {**first, "sets": {"a": {"settings": {"protocol": "llm_adapters"}}, "b": {}}}
+    assert differences(first, own) == ["a: they differ in protocol: strict and llm_adapters"]
 
 
 @pytest.mark.parametrize(

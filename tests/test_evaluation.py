@@ -81,7 +81,7 @@ def attached(tokenizer):
     """Give a data module a stand-in for its trainer."""
 
     def attached(data, own=None):
-        module = SimpleNamespace(tokenizer=own or tokenizer, config=tiny_config("llama"))
+        module = SimpleNamespace(tokenizer=own or tokenizer, config=tiny_config("llama"), virtual_tokens=0)
         data.trainer = SimpleNamespace(
             world_size=1, global_rank=0, lightning_module=module, state=SimpleNamespace(fn="test")
         )
