@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -56,6 +58,8 @@ class RunRecorder(Callback):
         self._partial: dict[str, PartialAnswers] = {}
         self._taken: dict[str, int] = {}
         self._recorded = False
+        #: What tells the tested model from another.
+        self._identity: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """All processes write into rank 0's run."""
@@ -101,7 +105,7 @@ class RunRecorder(Callback):
         """Take over what an interrupted test by the same model and settings has answered."""
         assert isinstance(pl_module, CausalLMModule)
         data, model = trainer.datamodule, pl_module.identity()  # type: ignore[attr-defined]
-        self._partial = {}
+        self._identity, self._partial = model, {}
         for name in data.eval_sets:
             file = f"predictions/{name}.partial.jsonl"
             partial = PartialAnswers(self.run.path / file, {**data.settings(name), **model})
@@ -140,6 +144,7 @@ class RunRecorder(Callback):
         assert isinstance(pl_module, CausalLMModule)
         data, spent = trainer.datamodule, _all_processes(trainer, pl_module.spent)  # type: ignore[attr-defined]
         command = repeating(str(trainer.ckpt_path) if trainer.ckpt_path else None)
+        model = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:16]
         results, predictions = {}, self._gathered(trainer, pl_module)
         for name, records in predictions.items():
             parts = [part[name] for part in spent if name in part]
@@ -151,11 +156,12 @@ class RunRecorder(Callback):
                 "distribution": data.distribution(name),
                 "limit": data.limit_test,
                 **_rounding(trainer, pl_module, data.eval_batch_size),
+                "model": model,
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": command,
             }
         if trainer.is_global_zero:
-            beside = keep_test(
+            said = keep_test(
                 self.run,
                 results,
                 predictions,
@@ -174,7 +180,7 @@ class RunRecorder(Callback):
             method = methods.pop() if len(methods) == 1 else None
             if table := report.published_table(results, pl_module.base, method, data.protocol.name):
                 report.print_table(table)
-            for line in beside:
+            for line in said:
                 print(line)
             print(f"results: {self.run.path / 'results.json'}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from typing import Any
 
 from adapters_pl.report import Results, macro_average
@@ -35,12 +36,12 @@ def keep_test(
             test.
 
     Returns:
-        A line for every set that keeps an earlier test.
+        A line for every set that keeps an earlier test, and for every test that repeats one with other answers.
     """
     known = run.results()
     others: Results = dict(known.get("others", {}))
     placed: Results = {}
-    beside = []
+    said = []
     for name, figures in results.items():
         new = {**figures, DIGEST: digest(as_text(".jsonl", records[name]).encode())}
         old = None if overwrite else known.get("sets", {}).get(name)
@@ -48,12 +49,18 @@ def keep_test(
         if old is not None and not _takes_the_place(new, old):
             run.write(_beside(key), records[name])
             others[key] = new
-            beside.append(
+            said.append(
                 f"{name}: results.json keeps the test of {old['n']} rows; this one of {new['n']} stands beside it as "
                 f"'{key}' (--overwrite puts it in its place)"
             )
             continue
         if old is not None and old.get(DIGEST) != new[DIGEST]:
+            if found := _changed(run, name, old, new, records[name]):
+                new["repeated"] = found
+                said.append(
+                    f"{name}: of {new['n']} rows {found['texts_changed']} texts and {found['verdicts_changed']} "
+                    f"verdicts differ from the same test at batch size {found['eval_batch_size']}"
+                )
             _set_aside(run, name, old, others)
         run.write(f"predictions/{name}.jsonl", records[name])
         others.pop(key, None)
@@ -62,11 +69,27 @@ def keep_test(
     if placed:
         about["average"] = macro_average(placed)
     run.merge_results(placed, others=others, **(about if placed else {}))
-    return beside
+    return said
 
 
 def _takes_the_place(new: dict[str, Any], old: dict[str, Any]) -> bool:
     return new["n"] > old["n"] or (new["n"] == old["n"] and new["settings"] == old.get("settings"))
+
+
+def _changed(
+    run: Run, name: str, old: dict[str, Any], new: dict[str, Any], records: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """How many rows a test of the same model by the same settings answered otherwise: what rounding alone does."""
+    file = run.path / "predictions" / f"{name}.jsonl"
+    if not file.is_file() or old.get("model") is None or old["model"] != new.get("model") or old["n"] != new["n"]:
+        return None
+    earlier = [json.loads(line) for line in file.read_text(encoding="utf-8").removesuffix("\n").split("\n")]
+    pairs = list(zip(earlier, records, strict=True))
+    return {
+        "eval_batch_size": old.get("eval_batch_size"),
+        "texts_changed": sum(one["output"] != other["output"] for one, other in pairs),
+        "verdicts_changed": sum(one["correct"] != other["correct"] for one, other in pairs),
+    }
 
 
 def _set_aside(run: Run, name: str, old: dict[str, Any], others: Results) -> None:

@@ -87,9 +87,9 @@ def keep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = Run.create(tmp_path / "runs", "lora")
 
-    def keep(overwrite=False, protocol="strict", command="", **sets):
+    def keep(overwrite=False, protocol="strict", command="", model=None, eval_batch_size=8, **sets):
         records = {
-            name: [{"id": str(i), "gold": "1", "correct": mark == "+"} for i, mark in enumerate(marks)]
+            name: [{"id": str(i), "gold": "1", "output": mark, "correct": mark == "+"} for i, mark in enumerate(marks)]
             for name, marks in sets.items()
         }
         figures = {
@@ -98,6 +98,8 @@ def keep(tmp_path, monkeypatch):
                 "accuracy": marks.count("+") / len(marks),
                 "base_accuracy": None,
                 "settings": {"protocol": protocol},
+                "model": model,
+                "eval_batch_size": eval_batch_size,
             }
             for name, marks in sets.items()
         }
@@ -140,6 +142,16 @@ def test_the_test_on_the_most_rows_stands_and_the_other_is_kept(keep, first, sec
     assert len(keep(**second)) == (stands == "+-" and other == [second["a"]])
     assert standing() == {"a": stands}
     assert beside() == other
+
+
+def test_a_repeated_test_says_how_many_rows_rounding_changed(keep):
+    assert keep(a="++--", model="m", eval_batch_size=1) == []
+    [line] = keep(a="+--+", model="m", eval_batch_size=8)
+    assert line == "a: of 4 rows 2 texts and 2 verdicts differ from the same test at batch size 1"
+    changed = {"eval_batch_size": 1, "texts_changed": 2, "verdicts_changed": 2}
+    assert results()["sets"]["a"]["repeated"] == changed
+    assert keep(a="----", model="another") == []
+    assert "repeated" not in results()["sets"]["a"]
 
 
 def test_each_set_is_looked_at_by_itself_and_the_test_as_a_whole_is_of_those_that_stand(keep):
