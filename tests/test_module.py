@@ -90,6 +90,16 @@ def test_what_is_logged_is_the_mean_loss_of_the_whole_step(tmp_path, make_base, 
         assert logged == pytest.approx(mean, rel=1e-5)
 
 
+@pytest.mark.parametrize("monitor", ["val_loss", "val_accuracy"])
+def test_a_training_after_a_validation_answers_only_where_it_is_asked_to(tmp_path, make_base, rows_file, monitor):
+    module = CausalLMModule(str(make_base()), monitor=monitor)
+    data = InstructionJSON(path=str(rows_file), val_size=4, max_new_tokens=2)
+    trainer(tmp_path, LoRA(rank=4)).validate(module, datamodule=data, verbose=False)
+    run = trainer(tmp_path, LoRA(rank=4))
+    run.fit(module, datamodule=data)
+    assert ("val_accuracy" in run.callback_metrics) == (monitor == "val_accuracy")
+
+
 def test_accumulation_that_changes_is_refused(tmp_path, make_base, rows_file):
     from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
