@@ -27,7 +27,7 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.placement import base_modules, linear_sizes
-from adapters_pl.quantisation import Quantization, compute_dtype, is_quantised, loading_arguments, prepare
+from adapters_pl.quantisation import Quantization, compute_dtype, is_quantised, loading_arguments, prepare, short_name
 from adapters_pl.quickstart import BASE as QUICKSTART_BASE
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -302,7 +302,7 @@ def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
     known = [] if table.is_meta else _some_values(table, _SAMPLED).tolist()
     return {
         "structure": digest.hexdigest(),
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": short_name(model.dtype),
         "weights": {path: values.tolist() for path, values in samples.items()},
         "sample": [round(value, 6) for value in known],
     }

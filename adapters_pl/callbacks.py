@@ -20,6 +20,7 @@ from adapters_pl.guards import Guards
 from adapters_pl.last_checkpoint import LastCheckpoint
 from adapters_pl.module import CausalLMModule
 from adapters_pl.partial import PartialAnswers
+from adapters_pl.quantisation import short_name
 from adapters_pl.results import keep_test
 from adapters_pl.resume import Resume
 from adapters_pl.runs import Run, environment, repeating
@@ -204,7 +205,7 @@ class RunRecorder(Callback):
 
 def _rounding(trainer: Trainer, pl_module: CausalLMModule, batch_size: int) -> dict[str, Any]:
     """Whether the answers depend on the batch size: below float32 a sum is rounded by the shape of its batch."""
-    dtype = str(pl_module.model.dtype).removeprefix("torch.")
+    dtype = short_name(pl_module.model.dtype)
     invariant = dtype == "float32" and trainer.precision == "32-true"
     return {"dtype": dtype, "eval_batch_size": batch_size, "batch_invariant": invariant}
 

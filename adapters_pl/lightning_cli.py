@@ -217,7 +217,7 @@ class AdaptersCLI(LightningCLI):
             if (value := trainer.get(key)) is not None and value == 0:
                 raise UserError(f"trainer.{key} is {value}: {what}; leave it out, or set it above 0.")
         if (clip := trainer.get("gradient_clip_val")) is not None and clip < 0:
-            raise UserError(f"trainer.gradient_clip_val is {clip}; it must be at least 0 (0 clips nothing).")
+            raise UserError(f"trainer.gradient_clip_val is {clip:g}; it must be at least 0 (0 clips nothing).")
         refuse_same_names(self.adapters())
 
     def _run_config(self) -> dict[str, Any]:

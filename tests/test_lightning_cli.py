@@ -222,7 +222,7 @@ def test_results_of_several_tests_are_merged(fit, rows_file, tmp_path):
         (["--adapter", "LoRA", "--trainer.max_epochs", "0"], "trainer.max_epochs is 0: nothing would be trained"),
         (
             ["--adapter", "LoRA", "--trainer.gradient_clip_val", "-1"],
-            "trainer.gradient_clip_val is -1",
+            "gradient_clip_val is -1; it must be at least 0",
         ),
         (["--adapter", "LoRA", "--model.warmup_steps", "-1"], "model.warmup_steps is -1; it must be at least 0"),
         (["--adapter", "LoRA", "--model.lr", "-1"], "model.lr is -1.0; it must be at least 0"),
