@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import socket
@@ -25,15 +26,25 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError, first_line, out_of_memory
 from adapters_pl.placement import base_modules, linear_sizes
 from adapters_pl.quantisation import Quantization, compute_dtype, is_quantised, loading_arguments, prepare, short_name
 from adapters_pl.quickstart import BASE as QUICKSTART_BASE
+from adapters_pl.untrusted import read_json, reason_of
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 #: Names of bases that travel inside the package.
 EMBEDDED = {"quickstart": QUICKSTART_BASE}
+
+#: The largest sizes that a base's configuration may state.
+_MOST = {
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 10_000,
+    "hidden_size": 1_000_000,
+    "vocab_size": 100_000_000,
+    "intermediate_size": 10_000_000,
+}
 
 #: Values that a fingerprint holds of the embedding, and of every weight.
 _SAMPLED, _SAMPLED_EACH = 64, 8
@@ -63,7 +74,7 @@ def locate(base: str) -> str:
 
 
 def _unreachable(base: str, what: str, error: Exception) -> UserError:
-    reason = first_line(error)
+    reason = reason_of(error)
     return UserError(
         f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
         if not Path(locate(base)).is_dir()
@@ -101,13 +112,34 @@ def load_config(base: str, revision: str | None = None, trust_remote_code: bool 
     alone = base not in EMBEDDED and file.is_file() and file.suffix == ".json"
     if not alone:
         check_hub(base, "config.json", revision)
+    where = str(file) if alone else locate(base)
     try:
-        where = str(file) if alone else locate(base)
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
+        if Path(where).is_dir() or alone:
+            read_json(file if alone else Path(where) / "config.json")
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+    except UserError as error:
+        raise UserError(f"base '{base}': {error}") from error
+    except Exception as error:  # what the library raises differs from key to key of a wrong file
         if alone:
             raise UserError(f"base '{base}': this file is no model configuration: {first_line(error)}") from error
         raise _unreachable(base, "configuration", error) from error
+    # These may name a repository of the hub, whose code would be fetched and run.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    _refuse_impossible_sizes(base, config)
+    return config
+
+
+def _refuse_impossible_sizes(base: str, config: PretrainedConfig) -> None:
+    """Raise ``UserError`` for sizes that no model has, before something is built that large."""
+    text = config.get_text_config()
+    for key, most in _MOST.items():
+        size = getattr(text, key, None)
+        if size is not None and not (isinstance(size, int) and 1 <= size <= most):
+            raise UserError(
+                f"base '{base}': its config.json says {key} {size!r:.80}, which has to be a number from 1 to {most:,}. "
+                "Mend it, or copy the directory again."
+            )
 
 
 def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
@@ -121,7 +153,9 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the tokenizers raise whatever they please
         raise _unreachable(base, "tokenizer", error) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
@@ -182,6 +216,7 @@ def load_base(
             with _without_report():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     locate(base),
+                    config=copy.deepcopy(config),
                     revision=revision,
                     dtype=torch_dtype,
                     trust_remote_code=trust_remote_code,
@@ -192,7 +227,11 @@ def load_base(
                 )
             model, found = loaded
             _refuse_partly_loaded(base, model, found)
-    except (OSError, ValueError) as error:
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
         raise _unreachable(base, "weights", error) from error
     if quantised:
         prepare(model, compute_dtype(dtype, device))
@@ -255,10 +294,24 @@ def grow_embeddings(model: PreTrainedModel, rows: int) -> None:
 def meta_model(
     config: PretrainedConfig, trust_remote_code: bool = False, attn_implementation: str | None = None
 ) -> PreTrainedModel:
-    """The model's structure on the meta device, frozen: all shapes, no weights, and no memory."""
+    """The model's structure on the meta device, frozen: all shapes, no weights, and no memory.
+
+    Raises:
+        UserError: no model of these settings can be built, or not with this attention.
+    """
     extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **extra)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **extra)
+    except Exception as error:  # what the library raises differs from setting to setting
+        if attn_implementation and isinstance(error, ImportError | ValueError):
+            raise UserError(
+                f"--model.attn_implementation {attn_implementation}: {first_line(error)} Try sdpa or eager."
+            ) from error
+        raise UserError(
+            f"base '{config.name_or_path}': its config.json describes no model that can be built ({reason_of(error)}); "
+            "mend it, or copy the directory again."
+        ) from error
     model.requires_grad_(False)
     return model.eval()
 
@@ -326,6 +379,8 @@ def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
     if "weights" in one and "weights" in other:
         both = one["weights"].keys() & other["weights"].keys()
         a, b = (torch.tensor([v for path in sorted(both) for v in each["weights"][path]]) for each in (one, other))
+        if a.shape != b.shape:
+            return False
         if any(torch.equal(a.to(coarse), b.to(coarse)) for coarse in (torch.bfloat16, torch.float16)):
             return True
         # What was rounded to float16 first need not be rounded to the same bfloat16. They round by at most 2**-12 and
@@ -334,4 +389,4 @@ def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
     if not one["sample"] or not other["sample"]:
         return True
     a, b = torch.tensor(one["sample"]), torch.tensor(other["sample"])
-    return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))
+    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))

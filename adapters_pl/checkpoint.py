@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError
+from jsonargparse import ArgumentError, ArgumentParser
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,8 +28,9 @@ from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
 from adapters_pl.errors import UserError, first_line
-from adapters_pl.names import public_name
+from adapters_pl.names import arguments_of, loaded, public_name, subclasses
 from adapters_pl.placement import SLOT
+from adapters_pl.untrusted import has_shape, is_plain, read_json, reading
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"
@@ -244,50 +246,46 @@ def base_of(path: str | Path) -> tuple[str | None, str | None]:
     """The base that a saved adapter names, and its revision."""
     source = find_adapter(path)
     if (source / CONFIG_NAME).is_file():
-        config = _read_config(source)
-        return config.get("base_model_name_or_path"), config.get("revision")
+        config = read_json(source / CONFIG_NAME)
+        base, revision = config.get("base_model_name_or_path"), config.get("revision")
+        if not has_shape([base, revision], [(str, None)]):
+            raise UserError(f"{source / CONFIG_NAME}: the name of its base is no text; mend it, or pass --model.base.")
+        return base, revision
     ours, _ = read_checkpoint(source)
     return ours["base"]["id"], ours["base"]["revision"]
 
 
-def _methods(cls: type[Adapter] = Adapter) -> list[type[Adapter]]:
+def _methods() -> list[Any]:
     """Every method that is defined, those of a user's own modules included."""
-    return [found for sub in cls.__subclasses__() for found in (sub, *_methods(sub)) if not isabstract(found)]
-
-
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{folder}: {CONFIG_NAME} cannot be read, it may be cut: {error}") from error
-    if not isinstance(config, dict):
-        raise UserError(f"{folder}: {CONFIG_NAME} should hold an object.")
-    return config
+    return [cls for cls in subclasses(Adapter) if not isabstract(cls)]
 
 
 def _read_directory(folder: Path, base: PretrainedConfig, name: str) -> SavedAdapters:
-    config = _read_config(folder)
+    config = read_json(folder / CONFIG_NAME)
     old = not (folder / WEIGHTS_NAME).is_file() and (folder / OLD_WEIGHTS_NAME).is_file()
     tensors, metadata = _read_old_weights(folder) if old else _read_weights(folder)
     method = next((cls for cls in _methods() if cls.reads(config)), None)
     if method is None:
         known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
         raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
-    config, tensors = method.convert(config, tensors, base, old)
-    try:
+    with reading(folder / CONFIG_NAME, "mend it, or take another copy of the adapter"):
+        config, tensors = method.convert(config, tensors, base, old)
         adapter = method.from_peft(config, name)
-    except KeyError as error:
-        raise UserError(f"{folder}: {CONFIG_NAME} does not say {error}.") from error
-    adapter.modules_to_save = config.get("modules_to_save") or None
+        adapter.modules_to_save = config.get("modules_to_save") or None
+        check_arguments(adapter, folder / CONFIG_NAME)
 
     def check(model: PreTrainedModel) -> None:
         text = model.config.get_text_config()
         for key in _STRUCTURE:
-            here = str(getattr(text, key))
+            here = str(getattr(text, key, None))
             if metadata.get(key, here) != here:
                 raise UserError(f"{folder}: belongs to another base: its {key} is {metadata[key]}, here it is {here}.")
 
-    base_id, added = config.get("base_model_name_or_path"), json.loads(metadata.get("add_tokens", "[]"))
+    base_id = config.get("base_model_name_or_path")
+    with reading(folder / WEIGHTS_NAME):
+        added = json.loads(metadata.get("add_tokens", "[]"))
+    if not has_shape(added, [str]):
+        raise UserError(f"{folder / WEIGHTS_NAME}: its add_tokens is no list of tokens; take another copy.")
     return SavedAdapters(
         folder, [adapter], tensors, lambda adapter, name: adapter.peft_key(name), base_id, check, added
     )
@@ -309,21 +307,26 @@ def _read_old_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """LLM-Adapters' ``.bin``, of which nothing but tensors is read."""
     file = folder / OLD_WEIGHTS_NAME
     try:
-        return torch.load(file, map_location="cpu", weights_only=True), {}
+        tensors = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{file}: cannot be read as plain tensors: {_unread(error)}") from error
+    if not has_shape(tensors, {str: Tensor}):
+        raise UserError(f"{file}: holds something else than tensors by name; take another copy.")
+    return tensors, {}
 
 
 def _unread(error: Exception) -> str:
     """Why PyTorch did not read a file; where it is a pickle of more, without its advice to run that anyway."""
-    if isinstance(error, pickle.UnpicklingError):
+    if isinstance(error, pickle.UnpicklingError | RuntimeError | EOFError):
         return "it holds something else, of which nothing was run, or it is cut."
+    if isinstance(error, KeyError):
+        return f"{error} is missing."
     return first_line(error)
 
 
 def _read_checkpoint(path: Path, name: str) -> SavedAdapters:
     ours, state = read_checkpoint(path)
-    adapters = [build_adapter(described) for described in ours["adapters"]]
+    adapters = [build_adapter(described, path) for described in ours["adapters"]]
     stored_names = {adapter.name: adapter.name for adapter in adapters}
     if name != "default" and len(adapters) == 1:
         stored_names = {name: adapters[0].name}
@@ -341,6 +344,19 @@ def _read_checkpoint(path: Path, name: str) -> SavedAdapters:
     return SavedAdapters(path, adapters, tensors, key, ours["base"]["id"], check, ours.get("add_tokens") or [])
 
 
+#: What a checkpoint says of itself.
+_SHAPE = {
+    "format": int,
+    "base": {
+        "id": str,
+        "revision": (str, None),
+        "fingerprint": {"structure": str, "sample": [(float, int)]},
+    },
+    "adapters": [{"class_path": str, "init_args": {str: object}}],
+}
+_SHAPE_OF_FINGERPRINT = {"dtype": str, "weights": {str: [(float, int)]}}
+
+
 def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a checkpoint of ours says of itself, and its tensors. Nothing in it is executed.
 
@@ -353,7 +369,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         ours, state = stored["adapters_pl"], stored["state_dict"]
-        refuse_newer(ours, path)
+        check_checkpoint(ours, state, path)
         return ours, state
     except UserError:
         raise
@@ -361,19 +377,63 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise UserError(f"{path} cannot be read as a checkpoint of adapters-pl: {_unread(error)}") from error
 
 
-def refuse_newer(ours: dict[str, Any], where: object) -> None:
-    """Raise ``UserError`` for a checkpoint of a later format than :data:`FORMAT`."""
-    if ours["format"] > FORMAT:
+def check_checkpoint(ours: Any, state: Any, where: object) -> None:
+    """Raise ``UserError`` unless ``ours`` and ``state`` have the form of this format, or of an earlier one."""
+    if has_shape(ours, {"format": int}) and ours["format"] > FORMAT:
         raise UserError(f"{where} has format {ours['format']}, of a later adapters-pl; this one reads up to {FORMAT}.")
+    rest = {"add_tokens": ours.get("add_tokens"), "quantization": None} if isinstance(ours, dict) else {}
+    fine = (
+        has_shape(ours, _SHAPE)
+        and is_plain(ours)
+        and (ours["format"] < 2 or has_shape(ours["base"]["fingerprint"], _SHAPE_OF_FINGERPRINT))
+        and has_shape(rest["add_tokens"], ([str], None))
+        and ours["base"].get("quantization") in (None, "8bit", "4bit")
+        and has_shape(state, {str: Tensor})
+    )
+    if not fine:
+        raise UserError(f"{where}: what it says of itself is not as adapters-pl writes it; take another checkpoint.")
 
 
-def build_adapter(described: dict[str, Any]) -> Adapter:
-    """The adapter that ``{class_path, init_args}`` describes; only subclasses of :class:`Adapter` are built."""
-    module, _, name = public_name(described["class_path"]).rpartition(".")
+def build_adapter(described: Any, where: object = "checkpoint") -> Adapter:
+    """The adapter that ``{class_path, init_args}`` describes; only a class that is imported already is built.
+
+    Raises:
+        UserError: it is no such class, or its arguments are wrong.
+    """
+    if not has_shape(described, {"class_path": str, "init_args": {str: object}}) or not is_plain(described):
+        raise UserError(f"{where}: an adapter in it is no class with arguments; take another checkpoint.")
+    path, arguments = public_name(described["class_path"]), dict(described["init_args"])
+    cls: Any = loaded(Adapter).get(path)
+    if cls is None or isabstract(cls):
+        raise UserError(
+            f"{where} names the adapter '{path}', which is not one of adapters-pl's; it was not imported. If you trust "
+            f"it: import its module first, or --trust_checkpoint by the command line."
+        )
+    if unknown := arguments.keys() - arguments_of(cls).keys():
+        raise UserError(f"{where}: {path} takes no argument '{min(unknown)}'; take another checkpoint.")
+    with reading(where, "take another checkpoint"):
+        adapter = cls(**arguments)
+        check_arguments(adapter, where)
+    return adapter
+
+
+def import_adapters(path: str | Path) -> None:
+    """Import the classes of the adapters in a checkpoint, which the user trusts; a directory names none."""
+    source = find_adapter(path)
+    for described in [] if (source / CONFIG_NAME).is_file() else read_checkpoint(source)[0]["adapters"]:
+        with reading(source, "import its classes yourself"):
+            import_module(described["class_path"].rpartition(".")[0])
+
+
+def check_arguments(adapter: Adapter, where: object) -> None:
+    """Raise ``UserError`` where an adapter's arguments are not of the types that its constructor declares."""
+    arguments = {key: value for key, value in adapter.init_args().items() if value is not None and key != "peft_config"}
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(type(adapter), skip={"peft_config"})
     try:
-        cls = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"The adapter class {described['class_path']} cannot be imported: {error}.") from error
-    if not (isinstance(cls, type) and issubclass(cls, Adapter)):
-        raise UserError(f"{described['class_path']} is no adapter.")
-    return cls(**described["init_args"])
+        parser.parse_object(arguments)
+    except ArgumentError as error:
+        key = re.search(r'Parser key "([^"]+)"', str(error))
+        named = key[1] if key else "an argument"
+        value = repr(arguments.get(named))[:80]
+        raise UserError(f"{where}: {named} cannot be {value}; mend it, or take another copy.") from error

@@ -8,13 +8,13 @@ import traceback
 from importlib import import_module
 from pathlib import Path
 
-import torch
 from jsonargparse import ArgumentError
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, did_you_mean, first_line
 from adapters_pl.module import CausalLMModule
+from adapters_pl.names import arguments_of, subclasses
 
 _SECTIONS = (
     "config",
@@ -51,7 +51,7 @@ def explain(error: ArgumentError, command: str) -> UserError:
     if found := re.search(r"does not accept option '([\w.]+)'", text):
         return _unknown_key(found[1], command)
     if re.search(r"required: \w+\.data\b", text):
-        known = sorted(cls.__name__ for cls in _subclasses(ReasoningDataModule))
+        known = sorted(_names_of(ReasoningDataModule))
         return UserError(f"no dataset: pass --data with one of {', '.join(known)}, or a class of your own.")
     keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
     if found := _EXPECTED.search(text):
@@ -93,17 +93,6 @@ def of_trainer(error: BaseException) -> UserError | None:
     return UserError(f"trainer: {first_line(error)}")
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether ``error`` says that there was too little memory, of a GPU or of the host."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU's allocator raises what everything raises.
-    return isinstance(error, RuntimeError) and re.search(_TOO_LITTLE, str(error)) is not None
-
-
-_TOO_LITTLE = r"DefaultCPUAllocator|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"
-
-
 def _readable(expected: str) -> str:
     """``<class 'float'>`` is a float, and ``typing.Literal['a', 'b']`` one of a, b."""
     if choices := re.fullmatch(r"typing\.Literal\[(.+)\]", expected):
@@ -120,13 +109,13 @@ def _unknown_key(key: str, command: str) -> UserError:
         known = list(inspect.signature(Trainer.__init__).parameters)[1:]
         return UserError(f"unknown key '{key}': {did_you_mean(rest, known)}")
     if dot and section in _NESTED:
-        return UserError(f"unknown key '{key}': {did_you_mean(rest, _arguments(_NESTED[section]))}")
+        return UserError(f"unknown key '{key}': {did_you_mean(rest, arguments_of(_NESTED[section]))}")
     return UserError(f"unknown key '{key}': {did_you_mean(key, _SECTIONS)}")
 
 
 def _unknown_class(section: str, name: str, text: str) -> UserError:
     kind = {"adapter": "adapter", "data": "dataset", "model": "model"}[section]
-    known = [cls.__name__ for cls in _subclasses(_NESTED[section])]
+    known = _names_of(_NESTED[section])
     if "." in name:
         if "not correspond to a subclass" in text:
             return UserError(f"{section}: {name} is no subclass of {_NESTED[section].__name__}.")
@@ -136,26 +125,11 @@ def _unknown_class(section: str, name: str, text: str) -> UserError:
     return UserError(f"there is no {kind} '{name}': {did_you_mean(name, known)}")
 
 
-def _subclasses(cls: type) -> list[type]:
-    found: list[type] = [cls] if cls is CausalLMModule else []
-    sub: type
-    for sub in cls.__subclasses__():
-        found += [*([] if inspect.isabstract(sub) else [sub]), *_subclasses(sub)]
-    return found
+def _names_of(kind: type) -> list[str]:
+    whole = [CausalLMModule.__name__] if kind is CausalLMModule else []
+    return [*whole, *(cls.__name__ for cls in subclasses(kind) if not inspect.isabstract(cls))]
 
 
 def _arguments_of(class_path: str) -> list[str]:
     module, _, name = class_path.rpartition(".")
-    return _arguments(getattr(import_module(module), name))
-
-
-def _arguments(cls: type) -> list[str]:
-    """The names that ``cls(...)`` takes, through every ``**kwargs`` that is handed on."""
-    names: list[str] = []
-    for base in cls.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(vars(base)["__init__"]).parameters
-            names += [name for name, p in parameters.items() if name != "self" and p.kind != p.VAR_KEYWORD]
-            if not any(p.kind == p.VAR_KEYWORD for p in parameters.values()):
-                break
-    return names
+    return list(arguments_of(getattr(import_module(module), name)))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +16,22 @@ import yaml
 
 from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.base_model import load_config
-from adapters_pl.checkpoint import SavedAdapters, base_of, read_adapter, read_checkpoint
+from adapters_pl.checkpoint import SavedAdapters, base_of, import_adapters, read_adapter, read_checkpoint
 from adapters_pl.cli import values_of
 from adapters_pl.data import SETS, ReasoningDataModule
 from adapters_pl.data.registry import published_name
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.names import public_name, with_public_names
+from adapters_pl.received import received
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.sharded_checkpoint import is_sharded
 
 CONFIG = ("--config", "-c")
+
+#: Sections that name a class.
+CLASSES = ("model", "adapter", "data", "optimizer", "lr_scheduler")
+#: Keys whose value may name a class.
+_CLASS_KEYS = (*CLASSES, "class_path", "peft_config", "callbacks", "logger", "plugins", "profiler")
 
 #: Sections of a training run's configuration that a later command takes over. Where and how it is executed
 #: (``trainer``) is the later command's own affair, unless training itself goes on.
@@ -90,24 +99,79 @@ def refuse_empty_paths(arguments: Sequence[str]) -> None:
             raise UserError(f"--{key} is empty: name a directory or a checkpoint, or leave it out.")
 
 
-def inherited_config(checkpoint: Path, command: str) -> dict[str, Any]:
+def inherited_config(
+    checkpoint: Path, command: str, arguments: Sequence[str] = (), trusted: bool = False
+) -> tuple[dict[str, Any], str | None]:
     """The configuration that ``checkpoint`` was trained with, as far as ``command`` takes it over.
 
+    Args:
+        checkpoint: of a run, or of a Trainer in a notebook, which recorded no configuration.
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: the command line, which may name classes of a user's own.
+        trusted: whether ``--trust_checkpoint`` was typed.
+
+    Returns:
+        The configuration, and a line about what of it was left out, if anything was.
+
     Raises:
-        UserError: the file is no checkpoint of ours.
+        UserError: the file is no checkpoint of ours, or it names a class that is not known.
     """
     ours, _ = read_checkpoint(checkpoint)
-    if config := ours.get("config"):
-        sections = _RESUMED if command == "fit" else _INHERITED
-        taken = {key: with_public_names(config[key]) for key in sections if config.get(key) is not None}
-        # A file that came from elsewhere must not be what allows a model's own code to run.
-        taken.get("model", {}).get("init_args", {}).pop("trust_remote_code", None)
-        return taken
-    base = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
-    return {"model": base, "adapter": ours["adapters"]}
+    model = {"base": ours["base"]["id"], "revision": ours["base"]["revision"]}
+    recorded = ours.get("config") or {
+        "model": {"class_path": "adapters_pl.CausalLMModule", "init_args": model},
+        "adapter": ours["adapters"],
+    }
+    given = [key for key in CLASSES if peek(arguments, key) or peek(arguments, f"{key}.class_path")]
+    sections = _RESUMED if command == "fit" else _INHERITED
+    found = received(recorded, sections, checkpoint, named_classes(arguments), given, trusted)
+    return with_public_names(found.config), found.note(checkpoint)
 
 
-def adapter_config(path: str, arguments: Sequence[str]) -> tuple[dict[str, Any], SavedAdapters]:
+def named_classes(arguments: Sequence[str]) -> list[str]:
+    """The dotted names that the command line and its configurations give where a class is expected."""
+    said: list[str] = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        key = flag.removeprefix("--").rstrip("+")
+        if flag.startswith("--") and key.rpartition(".")[2] in _CLASS_KEYS:
+            said.append(value if equals else following)
+    for file in values_of(arguments, *CONFIG):
+        said += _class_texts(load_config_file(Path(file)), within=False)
+    return [name for text in said for name in re.findall(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", text)]
+
+
+def _class_texts(node: Any, within: bool) -> Iterator[str]:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from _class_texts(value, key in _CLASS_KEYS)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _class_texts(value, within)
+    elif within and isinstance(node, str):
+        yield node
+
+
+def find_own_modules(arguments: Sequence[str], trusted: bool) -> None:
+    """Let the modules of this folder be found that the command names classes of, and import those.
+
+    Without such a name the folder stays out of Python's path: a library that looks for an optional module must not
+    find one that happens to lie here.
+    """
+    names = named_classes(arguments)
+    here = {name.partition(".")[0] for name in names}
+    if trusted or any(Path(f"{name}.py").is_file() or Path(name).is_dir() for name in here):
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            import_module(name.rpartition(".")[0])
+        except ImportError:
+            continue  # the parser says which class it was that could not be imported
+        except Exception as error:
+            raise UserError(f"{name}: its module fails when it is imported ({first_line(error)}); mend it.") from error
+
+
+def adapter_config(path: str, arguments: Sequence[str], trusted: bool = False) -> tuple[dict[str, Any], SavedAdapters]:
     """The configuration that the saved adapter at ``path`` asks for, and the adapter as it was read.
 
     Raises:
@@ -116,6 +180,8 @@ def adapter_config(path: str, arguments: Sequence[str]) -> tuple[dict[str, Any],
     """
     if peek(arguments, "adapter") or peek(arguments, "adapter.class_path"):
         raise UserError("--adapter_path says which adapter it holds; leave out --adapter.")
+    if trusted:
+        import_adapters(path)
     base, revision = base_of(path)
     given = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
     if given:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -32,3 +33,14 @@ def first_line(error: BaseException) -> str:
     """The first line of what ``error`` says, or its kind if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether ``error`` says that there was too little memory, of a GPU or of the host."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's own
+        return True
+    # The CPU's allocator raises what everything raises.
+    return isinstance(error, RuntimeError) and re.search(_TOO_LITTLE, str(error)) is not None
+
+
+_TOO_LITTLE = r"DefaultCPUAllocator|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +19,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl.base_model import add_tokens, load_base, load_config, load_tokenizer, meta_model
-from adapters_pl.checkpoint import base_of, find_adapter, read_adapter, read_checkpoint, save_adapter
+from adapters_pl.checkpoint import base_of, find_adapter, import_adapters, read_adapter, read_checkpoint, save_adapter
 from adapters_pl.cli import DONE
 from adapters_pl.configuration import find_checkpoint
 from adapters_pl.errors import UserError, first_line
@@ -43,10 +44,14 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     )
     parser.add_argument("--push", metavar="REPO", help="upload to this hub repository; HF_TOKEN is the key")
     parser.add_argument("--trainer.default_root_dir", dest="root", metavar="DIR", help="where the runs are (runs)")
+    parser.add_argument("--trust_checkpoint", action="store_true", help="import a checkpoint's own adapter classes")
     options = parser.parse_args(arguments)
     source: str | Path | None = options.adapter_path or find_checkpoint(command, arguments)
     if source is None:
         raise UserError("export: name a checkpoint with --ckpt_path or a directory with --adapter_path.")
+    if options.trust_checkpoint:
+        sys.path.append(os.getcwd())
+        import_adapters(source)
     named, revision = base_of(source)
     base = options.base or named
     if not base:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import sys
@@ -33,6 +32,7 @@ from adapters_pl.configuration import (
     CONFIG,
     adapter_config,
     find_checkpoint,
+    find_own_modules,
     inherited_config,
     load_config_file,
     peek,
@@ -42,15 +42,19 @@ from adapters_pl.configuration import (
     without,
 )
 from adapters_pl.data import ReasoningDataModule
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError, first_line, out_of_memory
 from adapters_pl.hardware import refuse_missing
 from adapters_pl.memory import MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast
 from adapters_pl.metrics_file import MetricsFile
 from adapters_pl.module import CausalLMModule
 from adapters_pl.names import with_public_names
+from adapters_pl.received import CODE, refuse_code
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.strategies import lost_process, strategy_named
+
+#: Takes over all that a checkpoint records; where it is typed it is taken out of the arguments.
+TRUST = "--trust_checkpoint"
 
 _PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
 
@@ -131,6 +135,11 @@ class AdaptersCLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.add_argument(
+            TRUST,
+            action="store_true",
+            help="Take over all that a checkpoint records: classes of one's own, callbacks, loggers (see SECURITY.md).",
+        )
         if subcommand == "test":
             parser.add_argument(
                 "--overwrite",
@@ -143,6 +152,7 @@ class AdaptersCLI(LightningCLI):
         """Parse the given arguments; they are the real command line with names and checkpoints resolved."""
         assert isinstance(args, list)
         self.config = parser.parse_args(args)
+        refuse_code(self.config[self.config.subcommand], args)
         seed = self.config[self.config.subcommand].seed_everything
         if not isinstance(seed, bool) and seed is not None and seed < 0:
             raise UserError(f"seed_everything is {seed}; it must be at least 0.")
@@ -226,8 +236,10 @@ class AdaptersCLI(LightningCLI):
         config = yaml.safe_load(subparser.dump(self.config[str(self.subcommand)], skip_validation=True, format="yaml"))
         for key in self._subcommand_method_arguments[str(self.subcommand)]:
             config.pop(key, None)
-        for key in ("config", "overwrite"):
+        for key in ("config", "overwrite", TRUST.removeprefix("--")):
             config.pop(key, None)
+        # What lets a base's own code run is typed for every command, and travels in no file.
+        ((config.get("model") or {}).get("init_args") or {}).pop(CODE, None)
         for section, keys in _PATHS.items():
             arguments = (config.get(section) or {}).get("init_args") or {}
             for key in keys:
@@ -263,15 +275,7 @@ class AdaptersCLI(LightningCLI):
 
     def _check_structure(self) -> PreTrainedModel:
         """The base on the meta device with the adapters in it, which shows whether they fit each other."""
-        attention = self.model.attn_implementation
-        try:
-            skeleton = meta_model(self.model.config, self.model.trust_remote_code, attention)
-        except (ImportError, ValueError) as error:
-            if attention is None:
-                raise
-            raise UserError(
-                f"--model.attn_implementation {attention}: {first_line(error)} Try sdpa or eager."
-            ) from error
+        skeleton = meta_model(self.model.config, self.model.trust_remote_code, self.model.attn_implementation)
         if self.model.add_tokens:
             grow_embeddings(skeleton, len(self.model.tokenizer))
         if self.model.initial is not None:
@@ -345,11 +349,12 @@ def _yaml(config: dict[str, Any]) -> str:
 
 def main(command: str, arguments: list[str], debug: bool = False) -> int:
     """Run ``command`` and return its exit code; what the user has to mend is raised as ``UserError``."""
-    sys.path.append(os.getcwd())  # so that --adapter mine.MyAdapter finds mine.py
     transformers_logging.disable_progress_bar()
     _quiet()
     for file in values_of(arguments, *CONFIG):
         load_config_file(Path(file))
+    trusted, arguments = TRUST in arguments, [word for word in arguments if word != TRUST]
+    find_own_modules(arguments, trusted)
     adapter_path = peek(arguments, "adapter_path")
     only_print = any(re.match(r"(-h|--help|--print_config|--[\w.]+\.help)(=|$)", word) for word in arguments)
     recipe = recipe_name(command, arguments)
@@ -363,12 +368,14 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
             if checkpoint is not None or adapter_path is not None:
                 overlay = Path(folder) / "inherited.yaml"
                 if checkpoint is not None:
-                    config = inherited_config(checkpoint, command)
+                    config, left_out = inherited_config(checkpoint, command, arguments, trusted)
                     if command in ("test", "predict"):
                         config = with_files(config, arguments)
                     _say(f"{'resuming from' if command == 'fit' else f'{command}:'} {checkpoint}")
+                    if left_out:
+                        _say(left_out)
                 else:
-                    config, saved = adapter_config(str(adapter_path), arguments)
+                    config, saved = adapter_config(str(adapter_path), arguments, trusted)
                     _say(f"{'starting from' if command == 'fit' else f'{command}:'} {saved.where}")
                 overlay.write_text(_yaml(config), encoding="utf-8")
                 inherited = ["--config", str(overlay)]
@@ -442,7 +449,7 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
                 f"another process of this job has ended or no longer answers ({first_line(error)}). "
                 f"Look at what it wrote; then go on with: adapters-pl fit --ckpt_path {cli.run.ckpt_path}"
             ) from error
-        if cli_errors.out_of_memory(error):
+        if out_of_memory(error):
             cli.discard_unused_run()
             raise UserError(cli.ran_out(error)) from error
         return _crashed(error, cli.run, debug)

@@ -29,7 +29,7 @@ from adapters_pl.base_model import (
     meta_model,
     same_base,
 )
-from adapters_pl.checkpoint import FORMAT, refuse_newer
+from adapters_pl.checkpoint import FORMAT, check_checkpoint
 from adapters_pl.checkpoint_io import AtomicCheckpointIO
 from adapters_pl.checks import check_logits, check_packing
 from adapters_pl.errors import UserError
@@ -436,7 +436,7 @@ class CausalLMModule(AnsweringModule):
         ours = checkpoint.get("adapters_pl")
         if not ours:
             raise UserError("This checkpoint was not written by adapters-pl: it does not say which adapter it holds.")
-        refuse_newer(ours, "This checkpoint")
+        check_checkpoint(ours, checkpoint.get("state_dict"), "This checkpoint")
         if not same_base(ours["base"]["fingerprint"], self.base_fingerprint()):
             raise UserError(
                 f"This checkpoint belongs to another base: it was trained on '{ours['base']['id']}', "

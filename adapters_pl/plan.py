@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,7 @@ from adapters_pl.adapters import Adapter
 from adapters_pl.adapters.base import refuse_same_names
 from adapters_pl.base_model import meta_model
 from adapters_pl.cli import DONE, PROGRAM_ERROR, values_of
-from adapters_pl.configuration import CONFIG, load_config_file, with_full_names, without
+from adapters_pl.configuration import CONFIG, find_own_modules, load_config_file, with_full_names, without
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.lightning_cli import AdapterParser, AdaptersCLI, user_error_behind
@@ -31,6 +30,7 @@ from adapters_pl.memory import Estimate, MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast, amount
 from adapters_pl.module import CausalLMModule
 from adapters_pl.placement import SLOT, base_modules, linear_sizes
+from adapters_pl.received import refuse_code
 from adapters_pl.report import print_table
 
 Shape = tuple[int, ...]
@@ -214,6 +214,7 @@ class PlanCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments; they are the real command line with names resolved."""
         self.config = parser.parse_args(args)
+        refuse_code(self.config, args)
 
     def _set_seed(self) -> None:
         """Nothing is drawn."""
@@ -243,10 +244,10 @@ class PlanCLI(LightningCLI):
 
 def main(command: str, arguments: list[str], debug: bool = False) -> int:
     """Print the plan of a configuration; nothing is written, and of the base only its configuration is read."""
-    sys.path.append(os.getcwd())  # so that --adapter mine.MyAdapter finds mine.py
     transformers_logging.set_verbosity_error()
     for file in values_of(arguments, *CONFIG):
         load_config_file(Path(file))
+    find_own_modules(arguments, trusted=False)
     files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
     try:
         cli = PlanCLI([*files, *with_full_names(without(arguments, *CONFIG))])

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, first_line
 from adapters_pl.sharded_checkpoint import is_sharded
 
 DEFAULT_ROOT = "runs"
@@ -90,7 +90,9 @@ class Run:
             UserError: there is none; the message says how to begin.
         """
         pointer = root / "latest"
-        name = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
+        name = _text(pointer).strip() if pointer.is_file() else ""
+        if name and (Path(name).name != name or name == ".."):
+            raise UserError(f"{pointer} names '{name[:80]}', which is no run in '{root}'; name one with --ckpt_path.")
         if not name or not (root / name).is_dir():
             raise UserError(
                 f"No run in '{root}' yet. Begin with: adapters-pl fit --config quickstart.yaml "
@@ -101,8 +103,22 @@ class Run:
     @classmethod
     def of_checkpoint(cls, checkpoint: Path) -> Run | None:
         """The run that ``checkpoint`` lies in, if it lies in one."""
-        folder = checkpoint.resolve().parent.parent
-        return cls(folder) if (folder / "config.yaml").is_file() else None
+        folder = Path(os.path.abspath(checkpoint)).parent.parent
+        if not (folder / "config.yaml").is_file():
+            return None
+        run = cls(folder)
+        run.refuse_links()
+        return run
+
+    def refuse_links(self) -> None:
+        """Raise ``UserError`` where something in this run is a link to elsewhere: what is written would land there."""
+        here = self.path.resolve()
+        for path in self.path.rglob("*"):
+            if path.is_symlink() and not path.resolve().is_relative_to(here):
+                raise UserError(
+                    f"{path} is a link that leads out of its run, to {os.readlink(path)}; nothing is written there. "
+                    "Put a copy in its place, or remove it."
+                )
 
     @classmethod
     def of_requeued_job(cls, root: Path) -> Run | None:
@@ -206,6 +222,13 @@ def sweep(folder: Path) -> None:
     for path in folder.glob(".*"):
         if path.is_file() and path.suffix[1:].isdigit():
             path.unlink(missing_ok=True)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error)}); remove it, or mend it.") from error
 
 
 def _is_rank_0() -> bool:

@@ -365,7 +365,8 @@ def test_a_checkpoint_does_not_allow_a_models_own_code_to_run(fit):
 
     assert fit("--adapter", "LoRA", "--model.trust_remote_code", "true", "--model.lr", "0.5") == 0
     for command in ("fit", "test"):
-        model = inherited_config(Path("runs/lora-1/checkpoints/last.ckpt"), command)["model"]["init_args"]
+        config, _ = inherited_config(Path("runs/lora-1/checkpoints/last.ckpt"), command)
+        model = config["model"]["init_args"]
         assert model["lr"] == 0.5
         assert "trust_remote_code" not in model
 
@@ -423,7 +424,7 @@ def test_classes_of_the_folder_one_stands_in(fit, monkeypatch, rows_file):
     )
     path = ["--data", "mine_here.MySet", "--data.path", str(rows_file)]
     assert fit("--adapter", "mine_here.MyAdapter", "--adapter.size", "3", *path) == 0
-    assert main(["test", *QUICK[2:]]) == 0
+    assert main(["test", "--trust_checkpoint", *QUICK[2:]]) == 0
     stored = torch.load("runs/myadapter-1/checkpoints/last.ckpt", weights_only=True)["adapters_pl"]
     assert stored["adapters"][0]["init_args"] == {"size": 3}
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from adapters_pl import CausalLMModule, LoRA, UserError, cli_errors
+from adapters_pl import CausalLMModule, LoRA, UserError
 from adapters_pl.cli import main
+from adapters_pl.errors import out_of_memory
 from adapters_pl.memory import Estimate, MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast, amount, easier
 from tests.conftest import tiny_config, tiny_model
@@ -247,13 +248,13 @@ def test_relief_is_the_mildest_change_that_takes_a_tenth_less():
     ],
 )
 def test_errors_of_too_little_memory_are_known(error, known):
-    assert cli_errors.out_of_memory(error) is known
+    assert out_of_memory(error) is known
 
 
 def test_the_cpus_allocator_says_what_is_looked_for():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
-    assert cli_errors.out_of_memory(caught.value)
+    assert out_of_memory(caught.value)
 
 
 @pytest.mark.parametrize(
