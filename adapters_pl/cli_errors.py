@@ -9,12 +9,16 @@ from importlib import import_module
 from pathlib import Path
 
 from jsonargparse import ArgumentError
+from lightning.pytorch import Callback
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, did_you_mean, first_line
 from adapters_pl.module import CausalLMModule
 from adapters_pl.names import arguments_of, subclasses
+from adapters_pl.ranges import WORDS
 
 _SECTIONS = (
     "config",
@@ -27,14 +31,16 @@ _SECTIONS = (
     "lr_scheduler",
     "ckpt_path",
 )
-_CLASS = re.compile(
-    r"class_path '([\w.]+)'|import path string: (.+)|"
-    r"Import path does not .*Given value: (?:\{'class_path': ')?([^'\n]+)",
-    re.DOTALL,
-)
-_EXPECTED = re.compile(r"Expected an? (?!<class 'NoneType'>)(.+?)\. Got value: (.+)")
-_UNION = re.compile(r"- Expected an? (?!<class 'NoneType'>)(.+?)\n.*Given value: (.+)", re.DOTALL)
+#: Sections whose classes have names of their own, and what such a class is called.
 _NESTED: dict[str, type] = {"model": CausalLMModule, "data": ReasoningDataModule, "adapter": Adapter}
+_KINDS = {
+    "adapter": "adapter",
+    "data": "dataset",
+    "model": "model",
+    "optimizer": "optimizer",
+    "lr_scheduler": "scheduler",
+    "trainer.callbacks": "callback",
+}
 
 
 def explain(error: ArgumentError, command: str) -> UserError:
@@ -53,16 +59,85 @@ def explain(error: ArgumentError, command: str) -> UserError:
     if re.search(r"required: \w+\.data\b", text):
         known = sorted(_names_of(ReasoningDataModule))
         return UserError(f"no dataset: pass --data with one of {', '.join(known)}, or a class of your own.")
-    keys = list(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', text)))
-    if found := _EXPECTED.search(text):
-        return UserError(f"{'.'.join(keys[:2])}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
-    if keys and keys[0] in _NESTED and (found := _CLASS.search(text)):
-        return _unknown_class(keys[0], (found[1] or found[2] or found[3]).splitlines()[0], text)
-    if found := _UNION.search(text):
-        return UserError(f"{keys[0]}: expected {_readable(found[1])}, not '{found[2].strip()[:80]}'.")
+    keys, block = _innermost(text)
+    where = ".".join(keys)
+    if where and (worded := _of_value(where, block) or _of_class(where, block)):
+        return worded
     lines = [line.strip(" -") for line in text.splitlines() if line.strip() and "Parser key" not in line]
-    where = f"{'.'.join(keys[:2])}: " if keys else ""
-    return UserError(f"{where}{lines[0][:300] if lines else text[:300]}. See adapters-pl {command} --help.")
+    return UserError(
+        f"{f'{where}: ' if where else ''}{lines[0][:300] if lines else text[:300]}. See adapters-pl {command} --help."
+    )
+
+
+def _innermost(text: str) -> tuple[list[str], str]:
+    """The keys that lead to what is wrong, and what is said of it: reports lie within one another, by indentation."""
+    keys: list[str] = []
+    while found := re.search(r'^( *)Parser key "([^"]+)":', text, re.MULTILINE):
+        keys.append(found[2])
+        depth, kept = len(found[1]), []
+        for line in text[found.end() :].splitlines():
+            if line.strip() and len(line) - len(line.lstrip()) < depth:
+                break
+            kept.append(line)
+        text = "\n".join(kept)
+    return keys, text
+
+
+def _of_value(where: str, block: str) -> UserError | None:
+    """What is wrong with a plain value: its range, its type, or that it is none of several."""
+    given = re.search(r"Given value: (?:NestedArg\(.*val=(.*)\)$|(.*))|Got value: (.*)", block, re.DOTALL)
+    value = next((part for part in given.groups() if part), "").strip().strip("'")[:80] if given else None
+    if found := re.search(r"Not of type (\w+): (?:(.*?) (?:does not conform|not a)|.*: '(.*)')?", block):
+        said = value if value is not None else found[2] or found[3] or ""
+        if re.fullmatch(r"[-+]?(?:\d[\d.]*(?:e[-+]?\d+)?|nan|inf)", said, re.IGNORECASE) and found[1] in WORDS:
+            return UserError(f"{where} is {said}; it must be {WORDS[found[1]]}.")
+        wanted = [f"a number {WORDS.get(found[1], found[1])}"]
+    else:
+        if given is None:
+            return None
+        said = str(value)
+        kinds = re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", block, re.MULTILINE)
+        wanted = [kind for kind in kinds if "NoneType" not in kind and not kind.startswith("path ")]
+        if re.search("class_path|import path", block, re.IGNORECASE) and not set(wanted) & _NUMBERS:
+            return None
+        choices = [part for kind in wanted if "Literal" in kind for part in re.findall(r"[^\[\],' ]+", kind)[1:]]
+        choices = [choice for choice in choices if choice != "typing.Literal"]
+        wanted = [f"one of {', '.join(choices)}"] if choices else [_readable(kind) for kind in dict.fromkeys(wanted)]
+    if not wanted:
+        return None
+    return UserError(f"{where}: expected {' or '.join(wanted)}, not '{said}'.")
+
+
+def _of_class(where: str, block: str) -> UserError | None:
+    """What is wrong with the name of a class, or with what it is given."""
+    section = next((key for key in _KINDS if where == key), None)
+    if found := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)", block):
+        needed = found[2].split(", ")[0].strip()
+        return UserError(f"{where}: {found[1].rpartition('.')[2]} needs {found[2].strip()}: pass --{where}.{needed}.")
+    if found := re.search(r"Import path (\S+ )?does not correspond to a subclass of (\w+)", block):
+        given = re.search(r"Given value: (?:\{'class_path': ')?([^'\n]+)", block)
+        name = found[1] or (given[1] if given else "it")
+        return UserError(f"{where}: {name.strip()} is no subclass of {found[2]}.")
+    found = re.search(
+        r"import path string: (.*)|class_path '([\w.]+)':\s+(.*)|Given value: (?:\{'class_path': ')?([^'\n]+)", block
+    )
+    if found is None:
+        return None
+    name = (found[1] or found[2] or found[4] or "").strip()
+    if "." in name:
+        reason = re.search(r"(No module named '[\w.]+'|has no attribute '\w+')", block)
+        if reason is None and found[3]:
+            return UserError(f"{where}: {name}: {found[3].strip()[:200]}.")
+        why = f": {reason[1]}" if reason else ""
+        return UserError(f"{where}: cannot import {name}{why}; modules are looked for in this folder, too.")
+    if section is None:
+        return UserError(f"{where}: '{name}' is no class; give its whole path, as in package.module.Class.")
+    known = _names_of(_NESTED.get(section) or _foreign(section))
+    return UserError(f"there is no {_KINDS[section]} '{name}': {did_you_mean(name, known)}")
+
+
+def _foreign(section: str) -> type:
+    return {"optimizer": Optimizer, "lr_scheduler": LRScheduler, "trainer.callbacks": Callback}[section]
 
 
 #: What Lightning says of GPUs that are not there, and what is said here.
@@ -94,10 +169,21 @@ def of_trainer(error: BaseException) -> UserError | None:
 
 
 def _readable(expected: str) -> str:
-    """``<class 'float'>`` is a float, and ``typing.Literal['a', 'b']`` one of a, b."""
+    """``<class 'float'>`` is a number, and ``typing.Literal['a', 'b']`` one of a, b."""
     if choices := re.fullmatch(r"typing\.Literal\[(.+)\]", expected):
         return f"one of {choices[1].replace(chr(39), '')}"
-    return re.sub(r"<class '([\w.]+)'>", r"\1", expected).replace("typing.", "")
+    return _TYPES.get(name := re.sub(r"<class '([\w.]+)'>", r"\1", expected).replace("typing.", ""), name)
+
+
+_NUMBERS = {f"<class '{name}'>" for name in ("int", "float", "bool")}
+_TYPES = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
+}
 
 
 def _unknown_key(key: str, command: str) -> UserError:
@@ -113,21 +199,13 @@ def _unknown_key(key: str, command: str) -> UserError:
     return UserError(f"unknown key '{key}': {did_you_mean(key, _SECTIONS)}")
 
 
-def _unknown_class(section: str, name: str, text: str) -> UserError:
-    kind = {"adapter": "adapter", "data": "dataset", "model": "model"}[section]
-    known = _names_of(_NESTED[section])
-    if "." in name:
-        if "not correspond to a subclass" in text:
-            return UserError(f"{section}: {name} is no subclass of {_NESTED[section].__name__}.")
-        reason = re.search(r"(No module named '[\w.]+'|has no attribute '\w+')", text)
-        why = f": {reason[1]}" if reason else ""
-        return UserError(f"{section}: cannot import {name}{why}; modules are looked for in this folder, too.")
-    return UserError(f"there is no {kind} '{name}': {did_you_mean(name, known)}")
-
-
 def _names_of(kind: type) -> list[str]:
+    """The names of the classes below ``kind`` that are imported; of torch's and Lightning's, only their own."""
+    home = kind.__module__.partition(".")[0]
+    ours = kind in _NESTED.values()
+    found = [cls for cls in subclasses(kind) if ours or cls.__module__.partition(".")[0] == home]
     whole = [CausalLMModule.__name__] if kind is CausalLMModule else []
-    return [*whole, *(cls.__name__ for cls in subclasses(kind) if not inspect.isabstract(cls))]
+    return [*whole, *(cls.__name__ for cls in found if not inspect.isabstract(cls) and cls.__name__[0] != "_")]
 
 
 def _arguments_of(class_path: str) -> list[str]:

@@ -25,8 +25,11 @@ from adapters_pl.names import public_name, with_public_names
 from adapters_pl.received import received
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.sharded_checkpoint import is_sharded
+from adapters_pl.untrusted import MOST_LEVELS, MOST_VALUES, is_plain
 
 CONFIG = ("--config", "-c")
+#: The size of a configuration file.
+MOST_CONFIG_BYTES = 2**20
 
 #: Sections that name a class.
 CLASSES = ("model", "adapter", "data", "optimizer", "lr_scheduler")
@@ -197,7 +200,18 @@ def adapter_config(path: str, arguments: Sequence[str], trusted: bool = False) -
 def load_config_file(path: Path) -> Any:
     """The contents of a YAML file, in which a key that stands twice is an error and not the last one's win."""
     try:
+        if path.stat().st_size > MOST_CONFIG_BYTES:
+            raise UserError(
+                f"config {path}: holds more than {MOST_CONFIG_BYTES >> 20} MiB, which no configuration does."
+            )
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        if not is_plain(content):
+            raise UserError(
+                f"config {path}: holds something else than numbers, texts, lists and mappings, is nested deeper than "
+                f"{MOST_LEVELS} levels, or its aliases stand for more than {MOST_VALUES:,} values."
+            )
+    except RecursionError as error:
+        raise UserError(f"config {path}: is nested deeper than {MOST_LEVELS} levels.") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}" if mark else ""
@@ -215,6 +229,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key has to be a text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key '{key.value}' stands twice", key.start_mark

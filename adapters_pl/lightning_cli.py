@@ -56,6 +56,27 @@ from adapters_pl.strategies import lost_process, strategy_named
 #: Takes over all that a checkpoint records; where it is typed it is taken out of the arguments.
 TRUST = "--trust_checkpoint"
 
+#: The least values of the Trainer's numbers, which it does not look at itself.
+_LEAST = {
+    "accumulate_grad_batches": 1,
+    "check_val_every_n_epoch": 1,
+    "gradient_clip_val": 0,
+    "limit_predict_batches": 0,
+    "limit_test_batches": 0,
+    "limit_train_batches": 0,
+    "limit_val_batches": 0,
+    "log_every_n_steps": 0,
+    "max_epochs": -1,
+    "max_steps": -1,
+    "min_epochs": 0,
+    "min_steps": 0,
+    "num_nodes": 1,
+    "num_sanity_val_steps": -1,
+    "overfit_batches": 0,
+    "reload_dataloaders_every_n_epochs": 0,
+    "val_check_interval": 0,
+}
+
 _PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
 
 _NOISE = (
@@ -218,16 +239,17 @@ class AdaptersCLI(LightningCLI):
         trainer = self._get(self.config, "trainer")
         stage = {"fit": "train", "validate": "val"}.get(str(self.subcommand), str(self.subcommand))
         done = {f"limit_{stage}_batches": f"{self.subcommand} would do nothing"}
-        if self.subcommand == "fit" and not trainer.accumulate_grad_batches >= 1:
-            value = trainer.accumulate_grad_batches
-            raise UserError(f"trainer.accumulate_grad_batches is {value}; it must be at least 1.")
         if self.subcommand == "fit":
             done |= dict.fromkeys(("max_steps", "max_epochs"), "nothing would be trained")
         for key, what in done.items():
             if (value := trainer.get(key)) is not None and value == 0:
                 raise UserError(f"trainer.{key} is {value}: {what}; leave it out, or set it above 0.")
-        if (clip := trainer.get("gradient_clip_val")) is not None and clip < 0:
-            raise UserError(f"trainer.gradient_clip_val is {clip:g}; it must be at least 0 (0 clips nothing).")
+        for key, least in _LEAST.items():
+            value = trainer.get(key)
+            if isinstance(value, int | float) and not value >= least:
+                raise UserError(f"trainer.{key} is {value}; it must be at least {least}.")
+        if (interval := trainer.get("val_check_interval")) is not None and interval == 0:
+            raise UserError("trainer.val_check_interval is 0; give a share of an epoch, or a number of batches.")
         refuse_same_names(self.adapters())
 
     def _run_config(self) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from adapters_pl.checks import check_logits, check_packing
 from adapters_pl.errors import UserError
 from adapters_pl.metrics import AnswerAccuracy
 from adapters_pl.optimizers import LinearWarmup
+from adapters_pl.ranges import AtLeast0, NotNegative, refuse_out_of_range
 from adapters_pl.strategies import FullyShardedStrategy, as_forward
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ class CausalLMModule(AnsweringModule):
         activation_checkpointing: bool = False,
         trust_remote_code: bool = False,
         random_init: bool = False,
-        lr: float = 3e-4,
-        weight_decay: float = 0.0,
-        warmup_steps: int = 100,
+        lr: NotNegative = 3e-4,
+        weight_decay: NotNegative = 0.0,
+        warmup_steps: AtLeast0 = 100,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         monitor: Literal["val_loss", "val_accuracy"] = "val_loss",
@@ -96,9 +97,7 @@ class CausalLMModule(AnsweringModule):
         add_tokens: list[str] | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("lr", lr), ("weight_decay", weight_decay), ("warmup_steps", warmup_steps)):
-            if not value >= 0:
-                raise UserError(f"model.{name} is {value}; it must be at least 0.")
+        refuse_out_of_range("model.", CausalLMModule.__init__, locals())
         self.base = base
         self.revision = revision
         self.dtype_of_base: Dtype = dtype

@@ -16,6 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.architectures import Architecture, Role
 from adapters_pl.errors import UserError
+from adapters_pl.patterns import pattern
 
 Placement = Literal["attn", "mlp", "both"]
 Names = str | list[str]
@@ -104,10 +105,7 @@ def matches(path: str, names: Names) -> bool:
     that the path equals or ends with (``q_proj``, ``mlp.up_proj``), as in PEFT.
     """
     if isinstance(names, str):
-        try:
-            return re.fullmatch(names, path) is not None
-        except re.error as error:
-            raise UserError(f"target_modules: '{names}' is no regular expression: {error}.") from None
+        return pattern(names).matches(path)
     return any(path == name or path.endswith(f".{name}") for name in names)
 
 
@@ -218,9 +216,9 @@ def _sizes(module: nn.Module) -> tuple[int, int]:
 
 def _refuse_unmatched(argument: str, model: nn.Module, names: Names, linears: dict[str, nn.Module]) -> None:
     patterns: list[Names] = [names] if isinstance(names, str) else [[name] for name in names]
-    for pattern in patterns:
-        if not any(matches(path, pattern) for path in linears):
-            shown = pattern if isinstance(pattern, str) else pattern[0]
+    for wanted in patterns:
+        if not any(matches(path, wanted) for path in linears):
+            shown = wanted if isinstance(wanted, str) else wanted[0]
             raise UserError(
                 f"{argument}: '{shown}' matches no linear module of {type(model).__name__}. "
                 f"Linear modules here: {', '.join(_leaf_names(linears))}."

@@ -48,6 +48,9 @@ def describe(path: Path) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """List the recipes and overlays, a line each."""
+    if list(arguments) in (["--help"], ["-h"]):
+        print("usage: adapters-pl recipes\n\nList the configurations that --config finds by name, a line each.")
+        return 0
     if arguments:
         raise UserError(f"recipes takes no arguments, got {' '.join(arguments)}.")
     listing = sorted(available().items(), key=lambda item: ("/" in item[0], item[0]))

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy
+from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from adapters_pl import sharded_checkpoint
 from adapters_pl.architectures import architecture_of
+from adapters_pl.errors import UserError, did_you_mean
 
 T = TypeVar("T")
 
@@ -180,9 +181,18 @@ STRATEGIES: dict[str, Callable[[], Strategy]] = {
 
 
 def strategy_named(name: str | Strategy) -> str | Strategy:
-    """The strategy that ``name`` means here; Lightning's own names stay what they are."""
-    make = STRATEGIES.get(name) if isinstance(name, str) else None
-    return make() if make else name
+    """The strategy that ``name`` means here; Lightning's own names stay what they are.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if not isinstance(name, str):
+        return name
+    if name in STRATEGIES:
+        return STRATEGIES[name]()
+    if name not in (known := {"auto", *STRATEGIES, *StrategyRegistry.available_strategies()}):
+        raise UserError(f"trainer.strategy: there is none called '{name}': {did_you_mean(name, known)}")
+    return name
 
 
 def lost_process(error: BaseException) -> bool:

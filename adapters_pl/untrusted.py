@@ -75,9 +75,9 @@ def is_plain(value: Any) -> bool:
                 below += each
             elif not (each is None or isinstance(each, bool | int | float | str)):
                 return False
+            if len(below) > left:  # a value that stands in many places counts in each
+                return False
         left -= len(below)
-        if left < 0:
-            return False
         if not below:
             return True
         layer = below

@@ -263,7 +263,7 @@ def test_the_command_takes_a_directory(here, make_base, capsys):
     [
         ([], "Nothing to plan: there is no adapter. Pass --adapter LoRA."),
         (["--adapter", "LoRA", "--adapter.rnk", "4"], "unknown key 'adapter.rnk': did you mean 'rank'?"),
-        (["--adapter", "LoRA", "--adapter.rank", "0"], "LoRA: rank is 0; it must be at least 1."),
+        (["--adapter", "LoRA", "--adapter.rank", "0"], "adapter.rank is 0; it must be at least 1."),
         (["--adapter", "LoRA", "--adapter.target_modules", "[w]"], "'w' matches no linear module of LlamaForCausalLM"),
         (["--adapter", "LoRA", "--model.base", "./nowhere"], "base './nowhere': no such directory."),
         (["--adapter", "LoRA", "--model.base", "empty.json"], "base 'empty.json': this file is no model configuration"),

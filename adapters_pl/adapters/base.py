@@ -29,6 +29,7 @@ from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.names import public_name
 from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, Slot, base_modules, matches, slot_of
 from adapters_pl.quantisation import dequantise, is_quantised, mend, plain_weight, say_dequantised
+from adapters_pl.ranges import refuse_out_of_range
 
 if TYPE_CHECKING:
     from adapters_pl.module import CausalLMModule
@@ -237,6 +238,7 @@ class Adapter(Callback, ABC):
         exclude: Names | None = None,
         modules_to_save: list[str] | None = None,
     ) -> None:
+        refuse_out_of_range(f"{type(self).__name__}: ", Adapter.__init__, locals())
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
             raise UserError(f"adapter name '{name}': use letters, digits, '-' and '_', beginning with a letter.")
         if placement not in ("attn", "mlp", "both"):

@@ -14,6 +14,7 @@ from transformers.activations import ACT2FN
 from adapters_pl.adapters.base import Adapter, AdapterLayer
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.placement import Layers, Names, Placement
+from adapters_pl.ranges import Above0, AtLeast1, Share, refuse_out_of_range
 
 Family = Literal["block", "linear"]
 Init = Literal["near_identity", "bert"]
@@ -87,12 +88,12 @@ class Bottleneck(Adapter):
 
     def __init__(
         self,
-        bottleneck: int = 256,
+        bottleneck: AtLeast1 = 256,
         *,
-        reduction_factor: float | None = None,
+        reduction_factor: Above0 | None = None,
         family: Family = "block",
         non_linearity: str = "tanh",
-        dropout: float = 0.0,
+        dropout: Share = 0.0,
         scaling: Scaling = 1.0,
         init: Init = "near_identity",
         layer_norm: bool = False,
@@ -112,12 +113,7 @@ class Bottleneck(Adapter):
             modules_to_save=modules_to_save,
         )
         method = type(self).__name__
-        if bottleneck < 1:
-            raise UserError(f"{method}: bottleneck is {bottleneck}; it must be at least 1.")
-        if reduction_factor is not None and reduction_factor <= 0:
-            raise UserError(f"{method}: reduction_factor is {reduction_factor}; it must be above 0.")
-        if not 0 <= dropout < 1:
-            raise UserError(f"{method}: dropout is {dropout}; it is a probability below 1.")
+        refuse_out_of_range(f"{method}: ", Bottleneck.__init__, locals())
         if non_linearity not in ACT2FN:
             raise UserError(f"{method}: non_linearity '{non_linearity}': {did_you_mean(non_linearity, ACT2FN)}")
         if family == "block" and target_modules is not None:

@@ -28,6 +28,7 @@ from adapters_pl.placement import (
     resolve,
 )
 from adapters_pl.quantisation import is_quantised
+from adapters_pl.ranges import Above0, AtLeast1, Share, refuse_out_of_range
 
 Init = Literal["kaiming", "gaussian", "pissa", "olora"]
 Bias = Literal["none", "all", "lora_only"]
@@ -281,9 +282,9 @@ class LoRA(Adapter):
 
     def __init__(
         self,
-        rank: int = 32,
+        rank: AtLeast1 = 32,
         alpha: float = 64,
-        dropout: float = 0.05,
+        dropout: Share = 0.05,
         placement: Placement = "both",
         target_modules: Names | None = None,
         *,
@@ -294,7 +295,7 @@ class LoRA(Adapter):
         parts: list[Part] | None = None,
         rank_pattern: dict[str, int] | None = None,
         alpha_pattern: dict[str, float] | None = None,
-        lr_ratio: float = 1.0,
+        lr_ratio: Above0 = 1.0,
         name: str = "default",
         layers: Layers | None = None,
         exclude: Names | None = None,
@@ -308,13 +309,10 @@ class LoRA(Adapter):
             exclude=exclude,
             modules_to_save=modules_to_save,
         )
-        for value in (rank, *(rank_pattern or {}).values()):
+        refuse_out_of_range("LoRA: ", LoRA.__init__, locals())
+        for value in (rank_pattern or {}).values():
             if value < 1:
-                raise UserError(f"LoRA: rank is {value}; it must be at least 1.")
-        if not 0 <= dropout < 1:
-            raise UserError(f"LoRA: dropout is {dropout}; it is a probability below 1.")
-        if lr_ratio <= 0:
-            raise UserError(f"LoRA: lr_ratio is {lr_ratio}; it must be above 0.")
+                raise UserError(f"LoRA: a rank in rank_pattern is {value}; it must be at least 1.")
         if init not in (known := get_args(Init)):
             raise UserError(f"LoRA: init '{init}': choose {', '.join(known)}.")
         if init in _FROM_WEIGHT and any(value <= 0 for value in (alpha, *(alpha_pattern or {}).values())):

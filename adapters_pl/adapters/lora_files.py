@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any, TypeVar
 
 import torch
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.errors import UserError
+from adapters_pl.patterns import Pattern, pattern
 from adapters_pl.placement import linear_modules, matches
 from adapters_pl.quantisation import dequantised, is_quantised
 
@@ -66,8 +66,8 @@ def convert(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[st
 
 def by_pattern(patterns: dict[str, Number] | None, path: str, otherwise: Number) -> Number:
     """The value of the first pattern that is the end of ``path``, whole names only, as PEFT matches them."""
-    for pattern, value in (patterns or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", path):
+    for text, value in (patterns or {}).items():
+        if pattern(rf"(.*\.)?({text})", "rank_pattern or alpha_pattern").matches(path):
             return value
     return otherwise
 
@@ -142,20 +142,24 @@ def selected(config: dict[str, Any], model: PreTrainedModel) -> list[str]:
     def in_layers(path: str) -> bool:
         if not wanted_layers or isinstance(targets, str):
             return True
-        rules = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
-        found = next((match for rule in rules if (match := re.match(rule, path))), None)
+        rules = [rf"(?:^|.*?\.){named}\.(\d+)\." for named in patterns] or [r".*?\.[^.]*\.(\d+)\."]
+        found = next((match for rule in rules if (match := pattern(rule, "layers_pattern").begins(path))), None)
         return found is not None and int(found[1]) in wanted_layers
 
     excluded = config.get("exclude_modules")
-    whole = [rf"(^|.*\.){name}($|\..*)" for name in config.get("modules_to_save") or []]
+    whole = [_saved_whole(name) for name in config.get("modules_to_save") or []]
     return [
         path
         for path in linear_modules(model)
         if matches(path, targets)
         and in_layers(path)
         and not (excluded and matches(path, excluded))
-        and not any(re.match(pattern, path) for pattern in whole)
+        and not any(rule.begins(path) for rule in whole)
     ]
+
+
+def _saved_whole(name: str) -> Pattern:
+    return pattern(rf"(^|.*\.){name}($|\..*)", "modules_to_save")
 
 
 def _with_resized_embeddings(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -166,5 +170,6 @@ def _with_resized_embeddings(config: dict[str, Any], tensors: dict[str, Tensor])
         if key.startswith(PREFIX) and key.endswith(".weight") and not key.endswith(_MATRICES)
     ]
     named = config.get("modules_to_save") or []
-    added = sorted(path for path in whole if not any(re.match(rf"(^|.*\.){name}($|\..*)", path) for name in named))
+    rules = [_saved_whole(name) for name in named]
+    added = sorted(path for path in whole if not any(rule.begins(path) for rule in rules))
     return {**config, "modules_to_save": [*named, *added]} if added else config

@@ -22,7 +22,8 @@ from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, att
 from adapters_pl.adapters.peft_quantised import fold, refuse_unknown
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError, first_line
-from adapters_pl.placement import Layers, Names, Placement, Site, resolve
+from adapters_pl.patterns import refuse_unbounded
+from adapters_pl.placement import Layers, Names, Placement, Site, base_modules, matches, resolve
 from adapters_pl.quantisation import is_quantised, say_dequantised
 
 if TYPE_CHECKING:
@@ -222,6 +223,7 @@ class PEFTAdapter(Adapter):
     def _injected_config(self, model: PreTrainedModel, arch: Architecture) -> Any:
         config = copy.deepcopy(self.config)
         config.inference_mode = False
+        _refuse_endless(config, model)
         if hasattr(config, "modules_to_save"):
             config.modules_to_save = None  # our own copies leave the base as it is
         if config.target_modules is None and self.kind not in _KNOW_THEIR_TARGETS:
@@ -415,6 +417,19 @@ class PEFTAdapter(Adapter):
         if (tuner := self._adalora()) and trainer.global_step > self._allocated:
             self._allocated = trainer.global_step
             tuner.update_and_allocate(trainer.global_step)
+
+
+def _refuse_endless(config: Any, model: nn.Module) -> None:
+    """Raise ``UserError`` for patterns that peft would match for ever; one for the targets becomes their paths."""
+    if isinstance(config.target_modules, str) and config.target_modules not in ("all-linear", "dummy-target-modules"):
+        paths = {path for path, _ in base_modules(model) if path and matches(path, config.target_modules)}
+        if not paths:
+            raise UserError(f"PEFTAdapter: target_modules '{config.target_modules}' matches no module here.")
+        config.target_modules = paths
+    for setting in ("rank_pattern", "alpha_pattern", "exclude_modules", "layers_pattern"):
+        given = getattr(config, setting, None) or []
+        for text in [given] if isinstance(given, str) else given:
+            refuse_unbounded(str(text), f"PEFTAdapter: {setting}")
 
 
 def _unmerge(layer: Any) -> None:

@@ -20,6 +20,7 @@ from adapters_pl.adapters.virtual_tokens import (
     reset_network,
 )
 from adapters_pl.errors import UserError
+from adapters_pl.ranges import AtLeast1, refuse_out_of_range
 
 
 class _FixedLayer(DynamicLayer):
@@ -167,15 +168,14 @@ class PrefixTuning(VirtualTokenAdapter):
 
     def __init__(
         self,
-        virtual_tokens: int = 10,
+        virtual_tokens: AtLeast1 = 10,
         *,
-        projection: int | None = None,
+        projection: AtLeast1 | None = None,
         init_text: str | None = None,
         name: str = "default",
     ) -> None:
         super().__init__(virtual_tokens, init_text, name)
-        if projection is not None and projection < 1:
-            raise UserError(f"PrefixTuning: projection is {projection}; it must be at least 1.")
+        refuse_out_of_range("PrefixTuning: ", PrefixTuning.__init__, locals())
         if projection and init_text is not None:
             raise UserError("PrefixTuning: a projection cannot begin as a text; leave out projection or init_text.")
         self.projection = projection

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, normal
+from adapters_pl.ranges import AtLeast1
 
 Init = Literal["vocabulary", "random"]
 
@@ -98,7 +99,7 @@ class PromptTuning(SoftPromptAdapter):
 
     def __init__(
         self,
-        virtual_tokens: int = 20,
+        virtual_tokens: AtLeast1 = 20,
         *,
         init: Init = "vocabulary",
         init_text: str | None = None,

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from adapters_pl.adapters.prompt import SoftPrompt, SoftPromptAdapter, embedding_width, virtual_token_config
 from adapters_pl.adapters.virtual_tokens import normal, reset_network
-from adapters_pl.errors import UserError
+from adapters_pl.ranges import AtLeast1, Share, refuse_out_of_range
 
 Encoder = Literal["mlp", "lstm", "none"]
 
@@ -71,17 +71,16 @@ class PTuning(SoftPromptAdapter):
 
     def __init__(
         self,
-        virtual_tokens: int = 20,
+        virtual_tokens: AtLeast1 = 20,
         *,
         encoder: Encoder = "mlp",
-        encoder_hidden: int | None = None,
-        lstm_layers: int = 2,
-        lstm_dropout: float = 0.0,
+        encoder_hidden: AtLeast1 | None = None,
+        lstm_layers: AtLeast1 = 2,
+        lstm_dropout: Share = 0.0,
         name: str = "default",
     ) -> None:
         super().__init__(virtual_tokens, None, name)
-        if encoder_hidden is not None and encoder_hidden < 1:
-            raise UserError(f"PTuning: encoder_hidden is {encoder_hidden}; it must be at least 1.")
+        refuse_out_of_range("PTuning: ", PTuning.__init__, locals())
         self.encoder = encoder
         self.encoder_hidden = encoder_hidden
         self.lstm_layers = lstm_layers

@@ -17,6 +17,7 @@ from adapters_pl.architectures import Architecture
 from adapters_pl.base_model import load_tokenizer
 from adapters_pl.errors import UserError
 from adapters_pl.placement import Site
+from adapters_pl.ranges import AtLeast1, refuse_out_of_range
 
 
 class VirtualTokens(AdapterLayer):
@@ -105,10 +106,9 @@ class VirtualTokenAdapter(Adapter):
     virtual_tokens: int
     init_text: str | None
 
-    def __init__(self, virtual_tokens: int, init_text: str | None, name: str) -> None:
+    def __init__(self, virtual_tokens: AtLeast1, init_text: str | None, name: str) -> None:
         super().__init__(name=name)
-        if virtual_tokens < 1:
-            raise UserError(f"{type(self).__name__}: virtual_tokens is {virtual_tokens}; it must be at least 1.")
+        refuse_out_of_range(f"{type(self).__name__}: ", VirtualTokenAdapter.__init__, locals())
         self.virtual_tokens = virtual_tokens
         self.init_text = init_text
 

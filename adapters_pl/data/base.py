@@ -6,7 +6,7 @@ A dataset class is declarations, and an ``example`` of its own only if its rows 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from datasets import Dataset
@@ -30,20 +30,11 @@ from adapters_pl.data.tokenize import (
 )
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.prompts import check_template
+from adapters_pl.ranges import AtLeast0, AtLeast1, AtLeast8, NotNegative, refuse_out_of_range
 from adapters_pl.strategies import FullyShardedStrategy
-
-if TYPE_CHECKING:
-    pass
 
 Split = Literal["train", "test"]
 AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
-
-
-def check_least(*arguments: tuple[str, float | None, float]) -> None:
-    """Raise ``UserError`` for the first of ``(name, value, least)`` whose value is too small, or no number."""
-    for name, value, least in arguments:
-        if value is not None and not value >= least:
-            raise UserError(f"data.{name} is {value}; it must be at least {least}.")
 
 
 class ReasoningDataModule(AskingDataModule):
@@ -111,40 +102,27 @@ class ReasoningDataModule(AskingDataModule):
         system: str | None = None,
         thinking: bool | None = None,
         protocol: str = "strict",
-        shots: int = 0,
-        samples: int = 1,
-        temperature: float | None = None,
-        batch_size: int = 4,
-        eval_batch_size: int = 8,
-        cutoff: int = 256,
+        shots: AtLeast0 = 0,
+        samples: AtLeast1 = 1,
+        temperature: NotNegative | None = None,
+        batch_size: AtLeast1 = 4,
+        eval_batch_size: AtLeast1 = 8,
+        cutoff: AtLeast8 = 256,
         on_overflow: OnOverflow = "truncate",
         packing: bool = False,
         train_on_prompt: bool = False,
-        val_size: int = 120,
-        limit_train: int | None = None,
-        limit_test: int | None = None,
+        val_size: AtLeast0 = 120,
+        limit_train: AtLeast1 | None = None,
+        limit_test: AtLeast1 | None = None,
         test_sets: list[str] | None = None,
         skip_missing: bool = False,
         contamination: Policy = "error",
-        max_new_tokens: int | None = None,
-        num_workers: int = 0,
-        seed: int = 42,
+        max_new_tokens: AtLeast1 | None = None,
+        num_workers: AtLeast0 = 0,
+        seed: AtLeast0 = 42,
     ) -> None:
         super().__init__()
-        check_least(
-            ("batch_size", batch_size, 1),
-            ("eval_batch_size", eval_batch_size, 1),
-            ("cutoff", cutoff, 8),
-            ("val_size", val_size, 0),
-            ("limit_train", limit_train, 1),
-            ("limit_test", limit_test, 1),
-            ("max_new_tokens", max_new_tokens, 1),
-            ("shots", shots, 0),
-            ("samples", samples, 1),
-            ("temperature", temperature, 0),
-            ("num_workers", num_workers, 0),
-            ("seed", seed, 0),
-        )
+        refuse_out_of_range("data.", ReasoningDataModule.__init__, locals())
         if test_sets is not None and not test_sets:
             raise UserError("data.test_sets is empty: name the sets to test on, or leave it out.")
         for name in files or {}:

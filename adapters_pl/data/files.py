@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from pyarrow import ArrowInvalid, ArrowTypeError, parquet
+from pyarrow import ArrowException, ArrowInvalid, ArrowTypeError, parquet
 
 from adapters_pl.errors import UserError
 
@@ -83,14 +83,18 @@ def as_dataset(rows: list[dict[str, Any]], path: Path, columns: Iterable[str] | 
     names = list(columns or dict.fromkeys(column for row in rows for column in row))
     try:
         return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-    except (ArrowInvalid, ArrowTypeError) as error:
+    except (ArrowInvalid, ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
         raise UserError(f"{path}: a column mixes types ({str(error).splitlines()[0]}); make it text.") from error
 
 
 def _parse_list(path: Path, text: str) -> list[Any]:
     try:
         rows = json.loads(text)
-    except json.JSONDecodeError as error:
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested too deep to be rows; {_MEND}.") from error
+    except ValueError as error:
+        if not isinstance(error, json.JSONDecodeError):  # a number of very many digits
+            raise UserError(f"{path}: no valid JSON: {error}; {_MEND}.") from error
         hint = _MEND if text.rstrip().endswith("]") else _CUT
         raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; {hint}.") from error
     if not isinstance(rows, list):
@@ -108,8 +112,12 @@ def _parse_lines(path: Path, text: str) -> list[Any]:
             continue
         try:
             rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+        except RecursionError as error:
+            raise UserError(f"{path}: line {number} is nested too deep to be a row; {_MEND}.") from error
+        except ValueError as error:
             hint = _CUT if number == len(lines) else _MEND
+            if not isinstance(error, json.JSONDecodeError):
+                raise UserError(f"{path}: line {number} is no valid JSON: {error}; {hint}.") from error
             raise UserError(f"{path}: line {number} is no valid JSON: {error.msg}; {hint}.") from error
     return rows
 
@@ -139,7 +147,7 @@ def _parse_parquet(path: Path) -> list[Any]:
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path.") from None
-    except (OSError, ArrowInvalid) as error:
+    except (OSError, ArrowException, ValueError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{path}: cannot be read as Parquet ({reason}); copy or download it again.") from error
 
@@ -173,6 +181,14 @@ def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> d
                 f"{where}: row {number}: '{field}' should be text, not {type(value).__name__}; mend the row."
             )
         clean[field] = None if value is None else str(value)
+    for field in FIELDS:
+        try:
+            (clean.get(field) or "").encode()
+        except UnicodeEncodeError:
+            raise UserError(
+                f"{where}: row {number}: '{field}' holds half a character (a lone surrogate), which is no "
+                "text; mend the row."
+            ) from None
     if not (clean["answer"] or "").strip():
         clean["answer"] = None  # a blank is no gold answer: every model would be right that says nothing
     return clean

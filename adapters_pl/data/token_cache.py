@@ -76,7 +76,7 @@ def _from_cache(rows: Dataset, encode: Callable[[Any], Any], file: Path, key: st
 def fingerprint(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]) -> str | None:
     """A hash of everything that shapes the ids: the texts themselves and all of the tokenizer.
 
-    The texts stand for the file, the rows chosen from it, the template and its settings. Cutoff, overflow and
+    The texts stand for the file, the rows chosen from it, the template and its settings. AtLeast8, overflow and
     masking are applied to the ids later and need no place in it. ``None`` for a tokenizer that cannot be read.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)

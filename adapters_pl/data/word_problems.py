@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from datasets import Dataset
 
-from adapters_pl.data.base import ReasoningDataModule, Split, check_least
+from adapters_pl.data.base import ReasoningDataModule, Split
 from adapters_pl.data.registry import set_named
 from adapters_pl.quickstart import problems
+from adapters_pl.ranges import AtLeast0, AtLeast1, refuse_out_of_range
 
 
 class WordProblems(ReasoningDataModule):
@@ -30,14 +31,14 @@ class WordProblems(ReasoningDataModule):
 
     def __init__(
         self,
-        train_rows: int = 6000,
-        test_rows: int = 200,
-        problem_seed: int = 0,
+        train_rows: AtLeast1 = 6000,
+        test_rows: AtLeast1 = 200,
+        problem_seed: AtLeast0 = 0,
         shuffle_answers: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        check_least(("train_rows", train_rows, 1), ("test_rows", test_rows, 1), ("problem_seed", problem_seed, 0))
+        refuse_out_of_range("data.", WordProblems.__init__, locals())
         self.train_rows = train_rows
         self.test_rows = test_rows
         self.problem_seed = problem_seed

@@ -155,7 +155,7 @@ def test_two_adapters_add_up():
     [
         ({"rank": 0}, "rank is 0"),
         ({"dropout": 1.0}, "dropout is 1.0"),
-        ({"rank_pattern": {"q_proj": 0}}, "rank is 0"),
+        ({"rank_pattern": {"q_proj": 0}}, "a rank in rank_pattern is 0"),
         ({"lr_ratio": 0}, "lr_ratio is 0"),
         ({"placement": "mpl"}, "placement 'mpl'"),
         ({"name": "a.b"}, "adapter name 'a.b'"),
