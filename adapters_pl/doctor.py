@@ -281,11 +281,15 @@ def packages() -> tuple[list[Finding], dict[str, Any] | None]:
         problem = f"fit and test do not start, {wrong}: {remedy}" if wrong else ""
         findings.append(Finding("packages", r.name, _described(r), problem, bool(wrong)))
     for extra, group in extras.items():
-        wrongs = [wrong for r in group if (wrong := _judge(r, came)[0])]
+        judged = [judgement for r in group if (judgement := _judge(r, came))[0]]
+        wrongs = [wrong for wrong, _ in judged]
+        # What is here and does not import is not mended by installing the extra again.
+        broken = judged and not any(lacking(r) for r in group)
+        remedy = judged[0][1] if broken else f"pip install '{PACKAGE}[{extra}]'"
         value = f"{'incomplete' if wrongs else 'complete'}: {', '.join(f'{r.name} {_described(r)}' for r in group)}"
         need = NEEDS.get(extra, f"what is for {extra}")
         several = f" and {len(wrongs) - 2} more" if len(wrongs) > 2 else ""
-        problem = f"{need} does not work, {', '.join(wrongs[:2])}{several}: pip install '{PACKAGE}[{extra}]'"
+        problem = f"{need} does not work, {', '.join(wrongs[:2])}{several}: {remedy}"
         findings.append(Finding("extras", extra, value, problem if wrongs else ""))
     return findings, came.get("torch", {}).get("devices")
 

@@ -260,15 +260,16 @@ def test_imports_that_fail_or_end_the_process_are_told_apart(tmp_path, monkeypat
 
 
 def test_a_broken_torch_is_told_once(declared, monkeypatch):
-    declared("torch", "lightning", "numpy")
+    declared("torch", "lightning", "numpy", "peft; extra == 'peft'")
     broken = {"error": "OSError: libtorch.so"}
-    answers = {"torch": broken, "lightning": broken, "numpy": {}}
+    answers = {"torch": broken, "lightning": broken, "numpy": {}, "peft": broken}
     monkeypatch.setattr(doctor, "import_each", lambda names: {name: answers[name] for name in names})
     findings, seen = doctor.packages()
     assert seen is None
     assert "torch does not import (OSError: libtorch.so): pip install --force-reinstall 'torch'" in findings[1].problem
     lightning = finding(findings, "lightning").problem
     assert "does not import for the same reason as torch: mend torch first" in lightning
+    assert finding(findings, "peft").problem.endswith("for the same reason as torch: mend torch first")
     assert finding(findings, "numpy").problem == ""
     assert "torch does not import" in finding(list(doctor.devices(seen)), "GPU").value
 
