@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Processes share the cores better when idle threads sleep.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test test-lowest lint install install-test pretrain clean
+.PHONY: quickstart test test-lowest audit lint install install-test pretrain clean
 
 quickstart: install  ## train and test on this machine, with what comes in the package
 	$(BIN)/adapters-pl fit --config quickstart.yaml
@@ -20,6 +20,11 @@ test-lowest:  ## the tests with the lowest versions that pyproject.toml allows; 
 	$(PYTHON) tests/lowest_versions.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check -q install -c $(VENV)-lowest/constraints.txt -e ".[test]"
 	$(VENV)-lowest/bin/python -m pytest -n 2
+
+audit:  ## the pins: within the ranges, not withdrawn, without known weaknesses; as far as the network allows
+	$(PYTHON) -m venv $(VENV)-audit
+	-$(VENV)-audit/bin/python -m pip --disable-pip-version-check -q --retries 1 install pip-audit
+	$(VENV)-audit/bin/python tests/audit.py
 
 lint: install-test
 	$(BIN)/ruff check .
@@ -46,4 +51,4 @@ pretrain: install  ## make the embedded base again (about a quarter of an hour o
 	$(BIN)/python -m adapters_pl.quickstart.pretrain
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-audit build dist .mypy_cache .pytest_cache .ruff_cache

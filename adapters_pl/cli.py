@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data": ("adapters_pl.data.command:main", "list, fetch, verify and show the published datasets"),
     "compare": ("adapters_pl.compare:main", "test results of several runs side by side, with their significance"),
     "recipes": ("adapters_pl.recipes:main", "list the configurations that --config finds by name"),
+    "doctor": ("adapters_pl.doctor:main", "say what this machine has, and what would fail on it"),
 }
 
 DONE, USER_ERROR, PROGRAM_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -39,6 +40,7 @@ def usage() -> str:
             "",
             "  adapters-pl fit --config quickstart.yaml    train on this machine, with what came in the package",
             "  adapters-pl test                            test the last run's checkpoint",
+            "  adapters-pl doctor                          what is missing here, and how to mend it",
             "  adapters-pl COMMAND --help                  every option of a command",
             "  adapters-pl fit --print_config ...          the configuration that would run",
             "",

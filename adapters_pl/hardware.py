@@ -1,17 +1,19 @@
-"""What this machine has: devices and free memory; and what a run asks for that it has not."""
+"""What this machine has: devices and free memory; and what a run asks for that it has not.
+
+The heavy libraries are imported where they are needed: ``adapters-pl doctor`` asks for the host's part without them.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
+from typing import TYPE_CHECKING, Any
 
 from adapters_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 #: What a process of ours takes before it has a model: Python and its libraries (0.5 GiB measured).
 PROCESS = 600 * 2**20
@@ -22,12 +24,20 @@ _CGROUPS = (
     (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 
+#: Where a container's share of the cores is told: microseconds of use, and in which period.
+_CPU_CGROUPS = (
+    (Path("/sys/fs/cgroup/cpu.max"),),
+    (Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"), Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")),
+)
+
 
 def device_count(accelerator: Any, devices: Any) -> tuple[str, int]:
     """What ``--trainer.accelerator`` and ``--trainer.devices`` come to: ``cuda`` or another kind, and how many.
 
     As many as are asked for, whether they are here or not.
     """
+    import torch
+
     gpus = torch.cuda.device_count()
     kind = str(accelerator or "auto")
     if kind == "auto":
@@ -48,6 +58,8 @@ def free_memory(accelerator: str, processes: int) -> int | None:
     On a GPU what is free once CUDA is loaded; in the host's memory this process's libraries are there already.
     """
     if accelerator == "cuda":
+        import torch
+
         return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
     free = free_host_memory()
     return None if free is None else max(0, free - (processes - 1) * PROCESS) // processes
@@ -71,6 +83,33 @@ def free_host_memory() -> int | None:
     return max(0, free)
 
 
+def total_host_memory() -> int | None:
+    """Bytes of the machine's memory, or of the container's limit where that is less."""
+    try:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+    for folder, limit, _ in _CGROUPS:
+        try:
+            total = min(total, int((folder / limit).read_text()))
+        except (OSError, ValueError):  # no such group, or no limit ("max")
+            continue
+    return total
+
+
+def usable_cores() -> float:
+    """CPU cores that this process may use: those it is bound to, or what the container's limit comes to if less."""
+    cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    for files in _CPU_CGROUPS:
+        try:
+            quota, period = " ".join(path.read_text() for path in files).split()
+            if int(quota) > 0:  # -1 is no limit
+                cores = min(cores, int(quota) / int(period))
+        except (OSError, ValueError):  # no such group, or no limit ("max")
+            continue
+    return cores
+
+
 def refuse_missing(trainer: Trainer, precision: Any, attention: str | None) -> None:
     """Fail at once where a run asks for what the machine has not, instead of when the base is loaded.
 
@@ -82,6 +121,8 @@ def refuse_missing(trainer: Trainer, precision: Any, attention: str | None) -> N
     Raises:
         UserError: more processes than CPU cores, or something of CUDA's on a CPU.
     """
+    from lightning.pytorch.accelerators import CPUAccelerator
+
     if not isinstance(trainer.accelerator, CPUAccelerator):
         return
     cores = os.cpu_count() or 1

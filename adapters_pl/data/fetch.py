@@ -16,12 +16,11 @@ from urllib.request import Request, urlopen
 from filelock import FileLock
 from lightning.pytorch.utilities import rank_zero_info
 
+from adapters_pl.cache import CACHE_VARIABLE, cache_folder, offline
 from adapters_pl.data.sources import Source, blob_sha1, pinned_commit, sources
 from adapters_pl.errors import UserError
 
 ROOT_VARIABLE = "ADAPTERS_PL_DATA"
-CACHE_VARIABLE = "ADAPTERS_PL_CACHE"
-OFFLINE_VARIABLES = ("ADAPTERS_PL_OFFLINE", "HF_HUB_OFFLINE")
 
 #: How often a connection that breaks is taken up again before the user is asked to.
 ATTEMPTS = 3
@@ -32,22 +31,6 @@ _told: set[tuple[Path, str]] = set()
 
 class MissingFile(UserError):
     """A published file is neither at hand nor to be had; what is at hand may still be enough."""
-
-
-def offline() -> str | None:
-    """The environment variable that forbids downloads, if one does."""
-    for name in OFFLINE_VARIABLES:
-        if os.environ.get(name, "").strip().lower() in ("1", "true", "yes", "on"):
-            return name
-    return None
-
-
-def cache_folder() -> Path:
-    """Where downloads and tokenised data are kept: ``ADAPTERS_PL_CACHE``, else the user's cache folder."""
-    given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "adapters_pl"
 
 
 def cached_path(relative: str) -> Path:

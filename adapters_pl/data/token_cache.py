@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from pyarrow import ArrowInvalid
 from transformers import PreTrainedTokenizerBase
 
-from adapters_pl.data.fetch import CACHE_VARIABLE, cache_folder
+from adapters_pl.cache import CACHE_VARIABLE, cache_folder
 from adapters_pl.data.tokenize import encode_rows
 
 #: Fewer rows than this are encoded sooner than they are looked up.

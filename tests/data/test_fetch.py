@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from adapters_pl.cache import cache_folder, offline
 from adapters_pl.data import AddSub, fetch
-from adapters_pl.data.fetch import MissingFile, cache_folder, download, find_file, offline
+from adapters_pl.data.fetch import MissingFile, download, find_file
 from adapters_pl.data.sources import Source, blob_sha1, sources
 from adapters_pl.errors import UserError
 from tests.conftest import DATA, GOLDEN, shared
