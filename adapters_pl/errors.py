@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import re
 from collections.abc import Iterable
 
 
@@ -32,3 +34,18 @@ def first_line(error: BaseException) -> str:
     """The first line of what ``error`` says, or its kind if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """What the operating system refused, if that is what led to ``error``.
+
+    PyTorch's writer reports its own confusion after it, and safetensors puts it into words.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        if found := re.search(r"\(os error (\d+)\)", str(cause)):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        cause = cause.__cause__ or cause.__context__
+    return None

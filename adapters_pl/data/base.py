@@ -31,6 +31,7 @@ from adapters_pl.data.tokenize import (
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.prompts import check_template
 from adapters_pl.strategies import FullyShardedStrategy
+from adapters_pl.terminal import leave_signals_to_the_parent
 
 if TYPE_CHECKING:
     pass
@@ -449,6 +450,7 @@ class ReasoningDataModule(AskingDataModule):
             collate_fn=collate or self._collate(),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_signals_to_the_parent,
             # Else making an iterator draws from the numbers that dropout draws from.
             generator=torch.Generator(),
         )
