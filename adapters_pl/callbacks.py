@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_info
@@ -25,7 +25,7 @@ from adapters_pl.partial import PartialAnswers
 from adapters_pl.quantisation import short_name
 from adapters_pl.results import keep_test
 from adapters_pl.resume import Resume
-from adapters_pl.runs import GO_ON, Run, environment, repeating, sweep
+from adapters_pl.runs import GO_ON, Run, environment, locked, repeating, sweep
 from adapters_pl.strategies import FullyShardedStrategy, gathered
 
 #: Optimizer steps between two writes of ``last.ckpt`` (and one after every epoch).
@@ -63,7 +63,8 @@ class RunRecorder(Callback):
         self._recorded = False
         #: What tells the tested model from another.
         self._identity: dict[str, Any] = {}
-        self._lock: FileLock | None = None
+        #: Keeps other processes out of the run until it is closed.
+        self._lock = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """All processes write into rank 0's run."""
@@ -71,6 +72,7 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on this is the run that ``test`` takes."""
+        self._keep_others_out(trainer, "fit")
         if trainer.is_global_zero:
             self.run.write("config.yaml", self.config)
             self.run.write("environment.json", environment())
@@ -112,7 +114,11 @@ class RunRecorder(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what an interrupted test by the same model and settings has answered."""
         assert isinstance(pl_module, CausalLMModule)
-        self._keep_others_out(trainer)
+        self._keep_others_out(trainer, "test")
+        if trainer.is_global_zero:
+            with self.run.writing("predictions"):
+                for folder in ("predictions", "predictions/others"):
+                    sweep(self.run.path / folder)
         data, model = trainer.datamodule, pl_module.identity()  # type: ignore[attr-defined]
         self._identity, self._partial = model, {}
         for name in data.eval_sets:
@@ -187,7 +193,6 @@ class RunRecorder(Callback):
             )
             for partial in self._partial.values():
                 partial.remove()
-            self._let_others_in()
             report.print_table(report.results_table(results, self.adapter))
             methods = {type(adapter).__name__ for adapter in pl_module.adapters.values()}
             method = methods.pop() if len(methods) == 1 else None
@@ -197,29 +202,24 @@ class RunRecorder(Callback):
                 print(line)
             print(f"results: {self.run.path / 'results.json'}")
 
-    def _keep_others_out(self, trainer: Trainer) -> None:
-        """Be the only test that writes in this run, until this one has ended, however it does."""
-        free = True
+    def _keep_others_out(self, trainer: Trainer, command: str) -> None:
+        """Be the only ``command`` that writes in this run, until this one has ended, however it does."""
+        alone = True
         if trainer.is_global_zero:
-            with self.run.writing("predictions"):
-                self._lock = FileLock(self.run.path / ".test.lock")
-                try:
-                    self._lock.acquire(blocking=False)
-                except Timeout:
-                    free = False
-                else:
-                    for folder in ("predictions", "predictions/others"):
-                        sweep(self.run.path / folder)
-        if not trainer.strategy.broadcast(free):
-            raise UserError(f"another test writes in {self.run.path}. Wait until it has ended, then repeat this one.")
+            with self.run.writing(f".{command}.lock"):
+                alone = self._lock.enter_context(locked(self.run.path / f".{command}.lock"))
+        if not trainer.strategy.broadcast(alone):
+            raise UserError(
+                f"another {command} writes in {self.run.path}. Wait until it has ended, then repeat this one."
+            )
 
-    def _let_others_in(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other processes in again."""
+        self._lock.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let another test go on where this one stopped."""
-        self._let_others_in()
+        """Let another process go on where this one stopped."""
+        self._lock.close()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions, apart from those of a test, to which the results belong."""

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from adapters_pl.errors import UserError, system_error
@@ -182,7 +182,7 @@ class Run:
     def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
         """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""
         # A training, a validation and a test of this run may do it at the same moment.
-        with self.writing("results.json"), FileLock(self.path / ".results.lock"):
+        with self.writing("results.json"), locked(self.path / ".results.lock", wait=True):
             results = self.results()
             return self.write("results.json", {**results, **about, "sets": {**results.get("sets", {}), **sets}})
 
@@ -263,6 +263,31 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock at ``path``; gives whether it is held, which it always is after waiting.
+
+    The lock of a process ends with it. On a file system that knows no locks every process holds it.
+    """
+    lock, held = FileLock(path), True
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        held = False
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield held
+    finally:
+        lock.release()
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def sweep(folder: Path) -> None:

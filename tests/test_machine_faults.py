@@ -283,7 +283,7 @@ def test_an_export_onto_a_disk_that_refuses_it_leaves_nothing(fit, disk, capsys,
     assert main(words) == 1
     (line,) = complaints(capsys.readouterr().err)
     assert line.startswith("error: --out runs/out ")
-    assert [path.name for path in disk.iterdir() if path.name != "ballast"] == []
+    assert [path.name for path in disk.iterdir() if path.name not in ("ballast", ".out.lock")] == []
     mend(disk)
     assert main(words) == 0
     assert list(disk.glob("out/*.safetensors"))
@@ -292,20 +292,21 @@ def test_an_export_onto_a_disk_that_refuses_it_leaves_nothing(fit, disk, capsys,
 # ---- signals
 
 
+def at_batch(nth, action):
+    """In another process: let something happen within the ``nth`` batch of a training."""
+    own = lightning_cli.checkpoint_callbacks
+    lightning_cli.checkpoint_callbacks = lambda *a: [At("on_before_backward", nth, action), *own(*a)]
+
+
 def sending(number, times=1, group=False):
     """A ``before`` that sends ``number`` to the training process (or its whole group) within its fifth batch."""
+    send = os.killpg if group else os.kill
 
-    def before(tell):
-        own = lightning_cli.checkpoint_callbacks
-        send = os.killpg if group else os.kill
+    def act():
+        for _ in range(times):
+            send(os.getpid(), number)
 
-        def act():
-            for _ in range(times):
-                send(os.getpid(), number)
-
-        lightning_cli.checkpoint_callbacks = lambda *a: [At("on_before_backward", 5, act), *own(*a)]
-
-    return before
+    return lambda tell: at_batch(5, act)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
@@ -379,13 +380,7 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(fit, here):
     def before(tell):
         os.close(master)
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        own = lightning_cli.checkpoint_callbacks
-
-        def act():
-            tell("ready")
-            signal.pause()
-
-        lightning_cli.checkpoint_callbacks = lambda *a: [At("on_before_backward", 5, act), *own(*a)]
+        at_batch(5, lambda: (tell("ready"), signal.pause()))
 
     child = Child(here, [*fit, "--trainer.enable_progress_bar", "true"], before, [slave, slave, slave])
     os.close(slave)
@@ -504,17 +499,7 @@ def test_two_trainings_begun_at_the_same_moment_have_a_run_each(fit, here):
 
 def test_a_test_takes_the_last_checkpoint_of_a_training_that_goes_on(fit, here):
     gate = Gate()
-
-    def before(tell):
-        own = lightning_cli.checkpoint_callbacks
-
-        def act():
-            tell("ready")
-            gate.wait()
-
-        lightning_cli.checkpoint_callbacks = lambda *a: [At("on_before_backward", 8, act), *own(*a)]
-
-    child = Child(here, fit, before)
+    child = Child(here, fit, lambda tell: at_batch(8, lambda: (tell("ready"), gate.wait())))
     child.until("ready")
     assert main(["test", *QUICK]) == 0
     found = outcome(LAST.parents[1])
@@ -534,6 +519,33 @@ def test_a_second_test_of_a_run_is_refused_until_the_first_has_ended(trained, he
     assert main(["test", *QUICK]) == 0
     assert json.loads((trained / "results.json").read_text())["sets"]["sums"]["resumed"] == 4
     assert outcome(trained) == outcome(tested / "runs/lora-1")
+    assert main(["test", *QUICK]) == 0
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(fit, here, capsys):
+    child = Child(here, fit, lambda tell: at_batch(6, lambda: halt(tell)))
+    child.until("halted")
+    assert main(["fit", "--ckpt_path", "last"]) == 1
+    (line,) = complaints(capsys.readouterr().err)
+    assert "another fit writes in" in line
+    child.kill()
+    assert main(["fit", "--ckpt_path", "last"]) == 0
+    assert load(LAST)["global_step"] == 18
+
+
+def test_two_exports_to_one_place_do_not_meet(trained, here, capsys):
+    export = ["export", "--out", "out"]
+    child = Child(here, export, halving("adapter_config.json"))
+    child.until("halted")
+    assert main(export) == 1
+    (line,) = complaints(capsys.readouterr().err)
+    assert "another export writes --out out" in line
+    child.kill()
+    assert main(export) == 0
+
+
+def test_a_file_system_without_locks_is_no_fault(trained, monkeypatch):
+    monkeypatch.setattr("filelock.FileLock.acquire", lambda *_, **__: (_ for _ in ()).throw(NotImplementedError))
     assert main(["test", *QUICK]) == 0
 
 
@@ -624,7 +636,7 @@ def test_an_export_that_is_killed_leaves_nothing_that_could_be_taken_for_whole(t
     child.kill()
     assert not (here / "out").exists()
     assert main(export) == 0
-    assert not list(here.glob(".out*"))
+    assert [path.name for path in here.glob(".out*")] == [".out.lock"]
     ids = torch.tensor([[1, 40, 41]])
     expected = AutoModelForCausalLM.from_pretrained(make_base())
     load_adapter(expected, trained)
