@@ -202,7 +202,7 @@ def _whole(out: str | Path, write: Callable[[Path], Any]) -> Path:
         if (refused := system_error(error)) is None:
             raise
         raise UserError(
-            f"--out {out} could not be written ({refused.strerror}); nothing is left of it. "
+            f"--out {out} cannot be made ({refused.strerror}); nothing is left of it. "
             "Mend that, or name another directory."
         ) from error
     return target

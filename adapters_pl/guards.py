@@ -53,9 +53,8 @@ class Guards(Callback):
     steps whose gradients overflow, and means to.
 
     **A checkpoint that could not be written** stops it. **A signal** (Ctrl-C, SIGTERM, SIGHUP where the terminal is
-    closed, or the one by which SLURM says that the time is up; but none that the process was started to ignore, as by
-    ``nohup``) sets ``stopping`` for whoever saves the last checkpoint; a Ctrl-C after it interrupts at
-    once.
+    closed, but not under ``nohup``, or the one by which SLURM says that the time is up) sets ``stopping`` for whoever
+    saves the last checkpoint; a Ctrl-C after it interrupts at once.
 
     The cost of a step: one more pass over the adapters' gradients for their norm, and where there are several
     processes an all-reduce of three numbers. On a GPU nothing waits for either: the result is copied while the next
@@ -92,7 +91,8 @@ class Guards(Callback):
         self._batches, self._losses, self._norm, self._pending = [], [], None, None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *ENDING, self._requeue_signal):
-                if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                to_be_ignored = number in ENDING and signal.getsignal(number) is signal.SIG_IGN
+                if number is not None and not to_be_ignored:
                     signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:

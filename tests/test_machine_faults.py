@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
 import pty
@@ -33,6 +34,7 @@ from adapters_pl.cli import INTERRUPTED, main
 from adapters_pl.data.fetch import cached_path
 from adapters_pl.data.sources import Source
 from adapters_pl.partial import PartialAnswers
+from adapters_pl.strategies import lost_process
 from tests.kill_resume import fork, load
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_initialized(), reason="a process with a GPU cannot be forked")
@@ -129,11 +131,14 @@ class Child:
                 os.dup2(descriptor, number)
             sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, m, closefd=False) for n, m in enumerate("rww"))
             sys.argv = ["adapters-pl", *words]
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
             before(lambda event: os.write(pipe, f"{event}\n".encode()))
             try:
                 cli.console()
             except SystemExit as done:
                 return done.code or 0
+            finally:
+                sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
 
         self.process = fork(1, log or folder, job)
         self.events = self.process.events()
@@ -373,6 +378,17 @@ def test_a_signal_ends_a_test_which_goes_on(trained, here, tested, number):
     assert outcome(trained) == outcome(tested / "runs/lora-1")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=lambda n: n.name)
+def test_a_signal_ends_an_export_which_leaves_nothing(trained, here, number):
+    def before(tell):
+        PreTrainedTokenizerBase.save_pretrained = lambda *arguments, **named: os.kill(os.getpid(), number)
+
+    child = Child(here, ["export", "--out", "out", "--merge"], before)
+    assert child.wait() == INTERRUPTED, child.output
+    assert complaints(child.output) == ["interrupted"]
+    assert [path.name for path in here.glob("*out*")] == [".out.lock"]
+
+
 def test_a_terminal_that_is_closed_leaves_a_checkpoint(fit, here):
     """The kernel sends SIGHUP, and whatever is then written to the terminal is an error."""
     master, slave = pty.openpty()
@@ -568,6 +584,15 @@ def test_results_that_two_processes_write_at_once_are_all_there(tmp_path):
     gate.open()
     assert [process.wait() for process in processes] == [[0], [0]]
     assert len(runs.Run(tmp_path).results()["sets"]) == 60
+
+
+@pytest.mark.parametrize(
+    "words", ["[/gloo/transport/tcp/pair.cc:1] Timed out", "Application timeout caused pair closure"]
+)
+def test_a_connection_that_timed_out_is_a_lost_process(words):
+    """Which of the two a process says depends on which of its threads sees the timeout first."""
+    assert lost_process(RuntimeError(words))
+    assert not lost_process(RuntimeError("pair of shapes"))
 
 
 # ---- kill -9
