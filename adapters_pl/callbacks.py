@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl import report
 from adapters_pl.checkpoint import save_adapter
+from adapters_pl.errors import UserError
 from adapters_pl.guards import Guards
 from adapters_pl.last_checkpoint import LastCheckpoint
 from adapters_pl.module import CausalLMModule
@@ -23,7 +25,7 @@ from adapters_pl.partial import PartialAnswers
 from adapters_pl.quantisation import short_name
 from adapters_pl.results import keep_test
 from adapters_pl.resume import Resume
-from adapters_pl.runs import Run, environment, repeating
+from adapters_pl.runs import GO_ON, Run, environment, locked, repeating, sweep
 from adapters_pl.strategies import FullyShardedStrategy, gathered
 
 #: Optimizer steps between two writes of ``last.ckpt`` (and one after every epoch).
@@ -61,6 +63,8 @@ class RunRecorder(Callback):
         self._recorded = False
         #: What tells the tested model from another.
         self._identity: dict[str, Any] = {}
+        #: Keeps other processes out of the run until it is closed.
+        self._lock = ExitStack()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """All processes write into rank 0's run."""
@@ -68,6 +72,7 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on this is the run that ``test`` takes."""
+        self._keep_others_out(trainer, "fit")
         if trainer.is_global_zero:
             self.run.write("config.yaml", self.config)
             self.run.write("environment.json", environment())
@@ -76,6 +81,8 @@ class RunRecorder(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Record which training rows were test rows, as soon as there is something that was trained on them."""
+        with self.run.writing("checkpoints", GO_ON):
+            self.run.path.stat()  # a run that was removed is not made again
         found = getattr(trainer.datamodule, "contamination_report", None)  # type: ignore[attr-defined]
         if found is not None and not self._recorded and trainer.is_global_zero:
             self.run.merge_results({}, contamination=found)
@@ -89,9 +96,11 @@ class RunRecorder(Callback):
             for adapter in portable if trainer.is_global_zero else []:
                 folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")
                 tokens = pl_module.add_tokens
-                print(f"adapter: {save_adapter(pl_module.model, adapter, folder, pl_module.base, tokens)}")
-                if tokens:
-                    pl_module.tokenizer.save_pretrained(folder)
+                with self.run.writing("adapter", GO_ON):
+                    save_adapter(pl_module.model, adapter, folder, pl_module.base, tokens)
+                    if tokens:
+                        pl_module.tokenizer.save_pretrained(folder)
+                print(f"adapter: {folder}")
         if trainer.is_global_zero:
             named = "" if self.run.ckpt_path == "last" else f" --ckpt_path {self.run.ckpt_path}"
             print(f"run: {self.run.path}  (test it with: adapters-pl test{named})")
@@ -105,6 +114,11 @@ class RunRecorder(Callback):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over what an interrupted test by the same model and settings has answered."""
         assert isinstance(pl_module, CausalLMModule)
+        self._keep_others_out(trainer, "test")
+        if trainer.is_global_zero:
+            with self.run.writing("predictions"):
+                for folder in ("predictions", "predictions/others"):
+                    sweep(self.run.path / folder)
         data, model = trainer.datamodule, pl_module.identity()  # type: ignore[attr-defined]
         self._identity, self._partial = model, {}
         for name in data.eval_sets:
@@ -114,7 +128,9 @@ class RunRecorder(Callback):
             if trainer.is_global_zero:
                 # A test without a checkpoint has a directory of its own each time.
                 recipe = self.run.path.name.rpartition("-")[0]
-                partial.begin(sorted(self.run.path.parent.glob(f"{recipe}-*/{file}"), key=lambda p: p.stat().st_mtime))
+                others = sorted(self.run.path.parent.glob(f"{recipe}-*/{file}"), key=lambda p: p.stat().st_mtime)
+                with self.run.writing(file):
+                    partial.begin(others)
         trainer.strategy.barrier()
         taken = 0
         for name, partial in self._partial.items():
@@ -138,7 +154,8 @@ class RunRecorder(Callback):
         assert isinstance(pl_module, CausalLMModule)
         name = trainer.datamodule.eval_sets[dataloader_idx]  # type: ignore[attr-defined]
         if trainer.is_global_zero or not isinstance(trainer.strategy, FullyShardedStrategy):
-            self._partial[name].append(pl_module.fresh)
+            with self.run.writing(f"predictions/{name}.partial.jsonl"):
+                self._partial[name].append(pl_module.fresh)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions and results, and end with the tables."""
@@ -184,6 +201,25 @@ class RunRecorder(Callback):
             for line in said:
                 print(line)
             print(f"results: {self.run.path / 'results.json'}")
+
+    def _keep_others_out(self, trainer: Trainer, command: str) -> None:
+        """Be the only ``command`` that writes in this run, until this one has ended, however it does."""
+        alone = True
+        if trainer.is_global_zero:
+            with self.run.writing(f".{command}.lock"):
+                alone = self._lock.enter_context(locked(self.run.path / f".{command}.lock"))
+        if not trainer.strategy.broadcast(alone):
+            raise UserError(
+                f"another {command} writes in {self.run.path}. Wait until it has ended, then repeat this one."
+            )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let other processes in again."""
+        self._lock.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let another process go on where this one stopped."""
+        self._lock.close()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the predictions, apart from those of a test, to which the results belong."""

@@ -9,8 +9,8 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 from adapters_pl import sharded_checkpoint
-from adapters_pl.errors import UserError, first_line
-from adapters_pl.runs import replacing
+from adapters_pl.errors import UserError
+from adapters_pl.runs import GO_ON, replacing, writing
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -32,22 +32,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with replacing(path) as file:
-                torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:
-            reason = _system_error(error)
-            if reason is None:
-                raise
-            there = sorted(path.parent.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
-            kept = f"the last good one is {there[-1]}" if there else "none had been written before"
-            failure = (
-                f"{path.parent}: {path.name} could not be written at step {checkpoint.get('global_step')} "
-                f"({reason}); {kept}\nMake room there, then: adapters-pl fit --ckpt_path last"
-            )
+            with writing(path, path.parent, GO_ON, f" at step {checkpoint.get('global_step')}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with replacing(path) as file:
+                    torch.save(checkpoint, file)
+        except UserError as error:
             if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-                raise UserError(failure) from error
-            self.failure = failure
+                raise
+            self.failure = str(error)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
@@ -56,11 +48,3 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if sharded_checkpoint.is_sharded(Path(path)):
             return sharded_checkpoint.load(Path(path))
         return super().load_checkpoint(path, map_location, weights_only)
-
-
-def _system_error(error: BaseException) -> str | None:
-    """What the system said; PyTorch's writer reports its own confusion after it."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    return (cause.strerror or first_line(cause)) if cause is not None else None

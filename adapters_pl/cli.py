@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from adapters_pl import __version__, recipes
+from adapters_pl import __version__, recipes, terminal
 from adapters_pl.errors import UserError, did_you_mean
 
 #: Every subcommand: where it lives, and its line in the help. Modules are imported when they are called.
@@ -109,6 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def console() -> None:
     """The console script."""
+    terminal.prepare()
     try:
         code = main()
         sys.stdout.flush()

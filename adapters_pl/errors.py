@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterable
 
@@ -44,3 +45,18 @@ def out_of_memory(error: BaseException) -> bool:
 
 
 _TOO_LITTLE = r"DefaultCPUAllocator|CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"
+
+
+def system_error(error: BaseException) -> OSError | None:
+    """What the operating system refused, if that is what led to ``error``.
+
+    PyTorch's writer reports its own confusion after it, and safetensors puts it into words.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno is not None:
+            return cause
+        if found := re.search(r"\(os error (\d+)\)", str(cause)):
+            return OSError(int(found[1]), os.strerror(int(found[1])))
+        cause = cause.__cause__ or cause.__context__
+    return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import glob
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -22,9 +22,10 @@ from adapters_pl.base_model import add_tokens, load_base, load_config, load_toke
 from adapters_pl.checkpoint import base_of, find_adapter, import_adapters, read_adapter, read_checkpoint, save_adapter
 from adapters_pl.cli import DONE
 from adapters_pl.configuration import find_checkpoint
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError, first_line, system_error
 from adapters_pl.placement import slot_of
 from adapters_pl.quantisation import Quantization, dequantise_model, quantisation_of, short_name
+from adapters_pl.runs import locked
 
 
 def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
@@ -178,22 +179,37 @@ def push(folder: Path, repository: str) -> str:
 
 
 def _whole(out: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` fill a directory that appears as ``out`` when it is whole, or not at all."""
+    """Let ``write`` fill a directory that appears as ``out`` when it is whole, or not at all.
+
+    Until then it is hidden and ends in the number of its process. What a killed one left is removed.
+    """
     target = Path(out).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"--out {out} exists and is not empty; name another directory, nothing is overwritten.")
+    folder = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
-    except OSError as error:
-        raise UserError(f"--out {out} cannot be made: {error.strerror}.") from error
-    try:
-        write(folder)
-        folder.chmod(0o755)
-        os.replace(folder, target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
+        with locked(target.with_name(f".{target.name}.lock")) as alone:
+            if not alone:
+                raise UserError(f"another export writes --out {out}; wait until it has ended.")
+            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
+                if left.suffix[1:].isdigit():
+                    shutil.rmtree(left)
+            try:
+                folder.mkdir()
+                write(folder)
+                os.replace(folder, target)
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+    except UserError:
         raise
+    except Exception as error:
+        if (refused := system_error(error)) is None:
+            raise
+        raise UserError(
+            f"--out {out} cannot be made ({refused.strerror}); nothing is left of it. "
+            "Mend that, or name another directory."
+        ) from error
     return target
 
 

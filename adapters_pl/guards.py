@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from adapters_pl.data.tokenize import IGNORE
 from adapters_pl.errors import UserError
 from adapters_pl.runs import Run
+from adapters_pl.terminal import ENDING, let_go_of_closed_streams
 
 #: More rows than this are counted and not named.
 _NAMED = 32
@@ -51,9 +52,9 @@ class Guards(Callback):
     parameters that come of it are never saved. Under ``16-mixed`` only losses count: the gradient scaler skips
     steps whose gradients overflow, and means to.
 
-    **A checkpoint that could not be written** stops it. **A signal** (Ctrl-C, SIGTERM, or the one by which SLURM
-    says that the time is up) sets ``stopping`` for whoever saves the last checkpoint; a Ctrl-C after it interrupts at
-    once.
+    **A checkpoint that could not be written** stops it. **A signal** (Ctrl-C, SIGTERM, SIGHUP where the terminal is
+    closed, but not under ``nohup``, or the one by which SLURM says that the time is up) sets ``stopping`` for whoever
+    saves the last checkpoint; a Ctrl-C after it interrupts at once.
 
     The cost of a step: one more pass over the adapters' gradients for their norm, and where there are several
     processes an all-reduce of three numbers. On a GPU nothing waits for either: the result is copied while the next
@@ -88,11 +89,14 @@ class Guards(Callback):
         """Take over the signals that end a process; Lightning gives all signals back in the end."""
         self.asked = self.stopping = Stop.NO
         self._batches, self._losses, self._norm, self._pending = [], [], None, None
-        for number in (signal.SIGINT, signal.SIGTERM, self._requeue_signal):
-            if number is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(number, self._ask)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, *ENDING, self._requeue_signal):
+                to_be_ignored = number in ENDING and signal.getsignal(number) is signal.SIG_IGN
+                if number is not None and not to_be_ignored:
+                    signal.signal(number, self._ask)
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
+        let_go_of_closed_streams()
         if number == signal.SIGINT and self.asked:
             raise KeyboardInterrupt
         self.asked = max(self.asked, Stop.REQUEUED if number == self._requeue_signal else Stop.SAVED)

@@ -39,7 +39,8 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove what a killed process left half written; what training begins with needs no saving."""
         if trainer.is_global_zero:
-            sweep(self.run.checkpoints)
+            with self.run.writing("checkpoints"):
+                sweep(self.run.checkpoints)
         self._saved = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -480,9 +480,12 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
 
 def _crashed(error: Exception, run: Run, debug: bool) -> int:
     """Keep the traceback of a fault of the program in ``crash.log``, and say where."""
-    log = run.write("crash.log", traceback.format_exc())
+    text = traceback.format_exc()
     if debug:
         raise error
     print(f"internal error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)
-    print(f"The traceback is in {log} (--debug prints it).", file=sys.stderr)
+    try:
+        print(f"The traceback is in {run.write('crash.log', text)} (--debug prints it).", file=sys.stderr)
+    except UserError:
+        print(text, file=sys.stderr)
     return PROGRAM_ERROR

@@ -12,7 +12,8 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from adapters_pl.runs import replacing
+from adapters_pl.errors import UserError
+from adapters_pl.runs import GO_ON, replacing, writing
 
 
 class MetricsFile(CSVLogger):
@@ -38,6 +39,14 @@ class MetricsFile(CSVLogger):
         """Keep the rows of the first ``steps`` optimizer steps: the others will come again."""
         self.experiment.rewind(steps)
 
+    def finalize(self, status: str) -> None:
+        """Write what is left; where training has failed, its own error is what counts."""
+        try:
+            super().finalize(status)
+        except UserError:
+            if status == "success":
+                raise
+
 
 class _Writer(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:
@@ -47,6 +56,10 @@ class _Writer(ExperimentWriter):
 
     def _check_log_dir_exists(self) -> None:
         """Delete nothing."""
+
+    def save(self) -> None:
+        with writing(self._path, self._path.parent / "checkpoints", GO_ON):
+            super().save()
 
     def rewind(self, steps: int) -> None:
         keys, rows = self._read()
@@ -69,5 +82,5 @@ class _Writer(ExperimentWriter):
         writer = csv.DictWriter(text, fieldnames)
         writer.writeheader()
         writer.writerows(rows)
-        with replacing(self._path) as file:
+        with writing(self._path, self._path.parent / "checkpoints", GO_ON), replacing(self._path) as file:
             file.write(text.getvalue().encode())

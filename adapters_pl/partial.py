@@ -58,8 +58,9 @@ class PartialAnswers:
     def append(self, records: Sequence[Record]) -> None:
         """Add the records of a batch."""
         if records:
-            with self.path.open("ab", buffering=0) as file:
+            with self.path.open("ab") as file:
                 file.write(_lines(records).encode("utf-8"))
+                file.flush()  # in one write; on a full disk an error, where an unbuffered file would only write less
                 os.fsync(file.fileno())
 
     def remove(self) -> None:

@@ -43,7 +43,7 @@ def keep_test(
     placed: Results = {}
     said = []
     for name, figures in results.items():
-        new = {**figures, DIGEST: digest(as_text(".jsonl", records[name]).encode())}
+        new = {**figures, DIGEST: digest(as_text(".jsonl", records[name]))}
         old = None if overwrite else known.get("sets", {}).get(name)
         key = _key(name, new)
         if old is not None and not _takes_the_place(new, old):
@@ -100,8 +100,9 @@ def _set_aside(run: Run, name: str, old: dict[str, Any], others: Results) -> Non
     key = _key(name, old)
     if found == old[DIGEST]:  # else it was moved already, by a test that was killed before it wrote its own figures
         aside = run.path / _beside(key)
-        aside.parent.mkdir(exist_ok=True)
-        file.replace(aside)
+        with run.writing(_beside(key)):
+            aside.parent.mkdir(exist_ok=True)
+            file.replace(aside)
     others[key] = old
 
 

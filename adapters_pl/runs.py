@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -9,17 +10,20 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError, first_line, system_error
 from adapters_pl.sharded_checkpoint import is_sharded
 
 DEFAULT_ROOT = "runs"
+#: The command that goes on with a training.
+GO_ON = "adapters-pl fit --ckpt_path last"
 _PACKAGES = (
     "adapters-pl",
     "torch",
@@ -68,19 +72,22 @@ class Run:
             )
         try:
             root.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError, PermissionError) as error:
-            raise UserError(f"The run directory '{root}' cannot be made: {error.strerror}.") from error
-        taken = [int(tail) for path in root.glob(f"{recipe}-*") if (tail := path.name[len(recipe) + 1 :]).isdigit()]
-        number = max(taken, default=0) + 1
-        while True:
-            try:
-                (root / f"{recipe}-{number}").mkdir()
-            except FileExistsError:
-                number += 1
-            else:
-                run = cls(root / f"{recipe}-{number}")
-                run.made_here = True
-                return run
+            taken = [int(tail) for path in root.glob(f"{recipe}-*") if (tail := path.name[len(recipe) + 1 :]).isdigit()]
+            number = max(taken, default=0) + 1
+            while True:
+                try:
+                    (root / f"{recipe}-{number}").mkdir()
+                except FileExistsError:
+                    number += 1
+                else:
+                    run = cls(root / f"{recipe}-{number}")
+                    run.made_here = True
+                    return run
+        except OSError as error:
+            raise UserError(
+                f"The run directory '{root}' cannot be made: {error.strerror}. "
+                "Name another folder with --trainer.default_root_dir."
+            ) from error
 
     @classmethod
     def latest(cls, root: Path) -> Run:
@@ -137,7 +144,8 @@ class Run:
 
     def mark_latest(self) -> None:
         """Make this the run that ``test`` takes when nothing is named."""
-        _write_atomically(self.path.parent / "latest", self.path.name + "\n")
+        with writing(self.path.parent / "latest", self.checkpoints):
+            _write_atomically(self.path.parent / "latest", as_text("latest", self.path.name + "\n"))
 
     @property
     def ckpt_path(self) -> str:
@@ -158,11 +166,20 @@ class Run:
         return path
 
     def write(self, name: str, content: Any) -> Path:
-        """Write ``content`` under ``name``, whole or not at all, in the form of :func:`as_text`."""
+        """Write ``content`` under ``name``, whole or not at all, in the form of :func:`as_text`.
+
+        Raises:
+            UserError: the system refused.
+        """
         path = self.path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, as_text(name, content))
+        with self.writing(name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, as_text(name, content))
         return path
+
+    def writing(self, name: str, again: str | None = None) -> AbstractContextManager[None]:
+        """:func:`writing`, for what is called ``name`` in this run."""
+        return writing(self.path / name, self.checkpoints, again)
 
     def results(self) -> dict[str, Any]:
         """The contents of ``results.json``, empty before the first test.
@@ -180,17 +197,63 @@ class Run:
 
     def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
         """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""
-        results = self.results()
-        return self.write("results.json", {**results, **about, "sets": {**results.get("sets", {}), **sets}})
+        # A training, a validation and a test of this run may do it at the same moment.
+        with self.writing("results.json"), locked(self.path / ".results.lock", wait=True):
+            results = self.results()
+            return self.write("results.json", {**results, **about, "sets": {**results.get("sets", {}), **sets}})
 
 
-def as_text(name: str, content: Any) -> str:
-    """``content`` in the form that the ending of ``name`` tells: ``.json``, ``.jsonl`` (a list, a line each), text."""
+def as_text(name: str, content: Any) -> bytes:
+    """``content`` in the form that the ending of ``name`` tells: ``.json``, ``.jsonl`` (a list, a line each), text.
+
+    What is no character (half of a pair, a byte of a path in another encoding) is written as JSON escapes it.
+    """
     if name.endswith(".jsonl"):
-        return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-    if name.endswith(".json"):
-        return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-    return content
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in content)
+    elif name.endswith(".json"):
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    else:
+        text = content
+    return text.encode("utf-8", "backslashreplace")
+
+
+@contextmanager
+def writing(path: Path, checkpoints: Path, again: str | None = None, when: str = "") -> Iterator[None]:
+    """Word what the system says where it refuses to let ``path`` be written.
+
+    Args:
+        path: what is written within it.
+        checkpoints: the folder of the run's checkpoints, of which the last is named.
+        again: the command that goes on once that is mended; this one if not given.
+        when: what follows the word "written" in the message.
+
+    Raises:
+        UserError: the system refused; with its folder, the reason, what is kept, and the remedy.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        refused = system_error(error)
+        if refused is None:
+            raise
+        there = sorted(checkpoints.glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+        kept = f"the last good one is {there[-1]}" if there else "none had been written before"
+        if path.suffix != ".ckpt":
+            kept = f"the last checkpoint is {there[-1]}" if there else "there is no checkpoint"
+        remedy = _REMEDIES.get(refused.errno or 0, "See to that disk")
+        raise UserError(
+            f"{path.parent}: {path.name} could not be written{when} ({refused.strerror}); {kept}\n"
+            f"{remedy}, then: {again or command_line()}"
+        ) from error
+
+
+_REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "Make room there"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make it writable"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "The folder was removed or moved; leave it in its place"),
+}
 
 
 @contextmanager
@@ -208,13 +271,39 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
     if hasattr(os, "O_DIRECTORY"):  # else a folder cannot be opened, and the system sees to its entries itself
         folder = os.open(path.parent, os.O_DIRECTORY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock at ``path``; gives whether it is held, which it always is after waiting.
+
+    The lock of a process ends with it. On a file system that knows no locks every process holds it.
+    """
+    lock, held = FileLock(path), True
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        held = False
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    try:
+        yield held
+    finally:
+        lock.release()
+
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 def sweep(folder: Path) -> None:
@@ -240,9 +329,9 @@ def _is_rank_0() -> bool:
     return alone.node_rank() == 0 and alone.local_rank() == 0
 
 
-def _write_atomically(path: Path, text: str) -> None:
+def _write_atomically(path: Path, content: bytes) -> None:
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(content)
 
 
 def slurm_job() -> str | None:

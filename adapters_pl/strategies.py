@@ -199,8 +199,10 @@ def lost_process(error: BaseException) -> bool:
     """Whether ``error`` says that another process of the job has ended, or has not answered within the timeout."""
     if isinstance(error, (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)):
         return True
-    # Gloo's connections end in plain errors.
-    return isinstance(error, RuntimeError) and "/gloo/" in str(error)
+    # Gloo's connections end in plain errors; the second is of one that the other thread of this process timed out on.
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("/gloo/", "Application timeout caused pair closure")
+    )
 
 
 def as_forward(model: nn.Module, function: Callable[[], T]) -> T:

@@ -60,7 +60,7 @@ def test_fit_then_bare_test(fit, capsys):
     assert fit("--adapter", "LoRA", "--adapter.rank", "4") == 0
     run = Path("runs/lora-1")
     assert Path("runs/latest").read_text() == "lora-1\n"
-    assert {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file()} == {
+    assert {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and p.name[0] != "."} == {
         "config.yaml",
         "environment.json",
         "metrics.csv",

@@ -142,16 +142,13 @@ def test_the_name_tells_the_form(run, name, content, text):
     ("name", "content"),
     [
         ("results.json", {"n": object()}),
-        ("results.json", {"text": "\ud800"}),
         ("rows.jsonl", [{"n": 1}, {"n": object()}]),
-        ("rows.jsonl", [{"n": 1}, {"text": "\ud800"}]),
-        ("config.yaml", "text: \ud800"),
     ],
-    ids=["json-object", "json-surrogate", "jsonl-object", "jsonl-surrogate", "text-surrogate"],
+    ids=["json", "jsonl"],
 )
 def test_content_that_cannot_be_written_leaves_the_old_file_whole(run, name, content):
     (run.path / name).write_text("old")
-    with pytest.raises((TypeError, UnicodeEncodeError)):
+    with pytest.raises(TypeError):
         run.write(name, content)
     assert (run.path / name).read_text() == "old"
 

@@ -32,6 +32,7 @@ from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.prompts import check_template
 from adapters_pl.ranges import AtLeast0, AtLeast1, AtLeast8, NotNegative, refuse_out_of_range
 from adapters_pl.strategies import FullyShardedStrategy
+from adapters_pl.terminal import leave_signals_to_the_parent
 
 Split = Literal["train", "test"]
 AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
@@ -427,6 +428,7 @@ class ReasoningDataModule(AskingDataModule):
             collate_fn=collate or self._collate(),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_signals_to_the_parent,
             # Else making an iterator draws from the numbers that dropout draws from.
             generator=torch.Generator(),
         )

@@ -159,9 +159,9 @@ def _receive(source: Source, part: Path) -> None:
 
 
 def _read(answer: HTTPResponse) -> bytes:
-    """The next piece; a connection that breaks gives no more of them."""
+    """What has come, as soon as it has: a connection that breaks gives no more, and takes nothing back."""
     try:
-        return answer.read(_PIECE)
+        return answer.read1(_PIECE)
     except HTTPException as error:
         return getattr(error, "partial", b"")
     except OSError:

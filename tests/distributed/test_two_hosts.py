@@ -163,3 +163,38 @@ def test_a_killed_node_ends_the_other_and_the_job_resumes(
         assert [process.returncode for process in started] == [0, 0], outputs
     assert json.loads((tmp_path / "runs/lora-1/environment.json").read_text())
     assert state_of(tmp_path)[1] == (steps // 3 + 2) * 3
+
+
+@pytest.mark.parametrize(
+    ("strategy", "port"),
+    [("lightning.pytorch.strategies.DDPStrategy", 29615), ("adapters_pl.strategies.FullyShardedStrategy", 29616)],
+    ids=["ddp", "fsdp"],
+)
+def test_a_network_that_falls_silent_ends_both_within_the_timeout(tmp_path, hosts, make_base, rows, strategy, port):
+    """Packets are dropped: no connection is closed, and nobody is told."""
+    words = command(make_base(), rows, nodes(strategy), "--trainer.strategy.timeout", "0:00:10")
+    checkpoint = tmp_path / "runs/lora-1/checkpoints/last.ckpt"
+    with job(hosts, tmp_path, *words, "--data.batch_size", "2", "--trainer.max_epochs", "4000", port=port) as started:
+        deadline = time.monotonic() + 200
+        while not checkpoint.is_file():
+            assert time.monotonic() < deadline
+            assert started[0].poll() is None, started[0].communicate()[0]
+            time.sleep(0.05)
+        try:
+            _silence(hosts, "replace")
+            outputs = [process.communicate(timeout=90)[0] for process in started]
+        finally:
+            _silence(hosts, "del")
+    for process, output in zip(started, outputs, strict=True):
+        assert process.returncode == 1, output
+        assert "another process of this job" in output, output[-2000:]
+        assert "Traceback" not in output
+    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+
+
+def _silence(hosts, action):
+    """Send every packet for the other host to nobody (``replace``), or to it again (``del``)."""
+    for (name, end), address in zip(hosts, reversed(ADDRESSES), strict=True):
+        nobody = ["lladdr", "02:00:00:00:00:99", "nud", "permanent"] if action == "replace" else []
+        done = _ip("-n", name, "neigh", action, address, *nobody, "dev", end)
+        assert done.returncode == 0, done.stderr
