@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pty
+import select
 import shutil
 import signal
 import struct
@@ -119,6 +120,17 @@ def at(monkeypatch):
     monkeypatch.undo()
 
 
+CHILDREN = []
+
+
+@pytest.fixture(autouse=True)
+def _children():
+    """Nothing is left running by a test that fails."""
+    yield
+    while CHILDREN:
+        CHILDREN.pop().kill()
+
+
 class Child:
     """The console script in a process of its own, forked off this one; ``before(tell)`` runs in it first."""
 
@@ -141,6 +153,7 @@ class Child:
                 sys.stdout, sys.stderr = sys.stdout or io.StringIO(), sys.stderr or io.StringIO()
 
         self.process = fork(1, log or folder, job)
+        CHILDREN.append(self)
         self.events = self.process.events()
 
     @property
@@ -396,7 +409,9 @@ def test_a_terminal_that_is_closed_leaves_a_checkpoint(fit, here):
     def before(tell):
         os.close(master)
         fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-        at_batch(5, lambda: (tell("ready"), signal.pause()))
+        hangup = select.poll()
+        hangup.register(0, 0)
+        at_batch(5, lambda: (tell("ready"), hangup.poll()))
 
     child = Child(here, [*fit, "--trainer.enable_progress_bar", "true"], before, [slave, slave, slave])
     os.close(slave)
