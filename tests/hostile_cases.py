@@ -1197,7 +1197,7 @@ def _class_cases() -> Iterator[Case]:
             yield Case(f"run/{words[0]} link {what}", words, _moved_out(file, to), "any", how=f"{file} -> {to}")
     yield Case("run/predict link predicted", ["predict", "--data.test_path", "sums.json", *QUIET], _moved_out(*links["predicted"]), "any")
     yield Case("run/test link run", TEST, _moved_out(RUN, "../../elsewhere/run"), "any", how="the run a link")
-    yield Case("run/fit link runs", fit("LoRA", "--adapter.rank", "2"), as_link("runs", "../elsewhere"), "any")
+    yield Case("run/fit link runs", fit("LoRA", "--adapter.rank", "2"), both(remove("runs"), as_link("runs", "../elsewhere")), "fine", leads_out=True)
     yield Case("run/fit dangling runs", fit("LoRA", "--adapter.rank", "2"), as_link("runs", "nowhere"), "any", ("runs",))
     yield Case("run/fit runs a file", fit("LoRA", "--adapter.rank", "2"), both(remove("runs"), put("runs", "x")), says=("runs",))
     yield Case("run/test no runs", TEST, remove("runs"), says=("runs",))
@@ -1309,9 +1309,1044 @@ def _sharded_cases() -> Iterator[Case]:
         yield Case(f"sharded/export {what}", ["export", "--out", "out"], spoil, expect, how=f"sharded: {what}")
 
 
+# ---- adapter directories
+
+
+def adapter_cases() -> Iterator[Case]:
+    """Broken adapter directories."""
+    config, weights = "adapter/adapter_config.json", "adapter/adapter_model.safetensors"
+    short = [*_DATA, *_SHORT, *QUIET]
+    ways = {
+        "test": ["test", "--adapter_path", "adapter", *short[:-6], *QUIET],
+        "fit": ["fit", "--adapter_path", "adapter", *short],
+        "export": ["export", "--adapter_path", "adapter", "--out", "out"],
+    }
+    ways["test"] = ["test", "--adapter_path", "adapter", *_DATA, "--data.test_path", "sums.json", *_SHORT[:4], *QUIET]
+    files: dict[str, Callable[[], Any]] = {
+        "missing": remove(config),
+        "empty": put(config, ""),
+        "no JSON": put(config, "hello"),
+        "a list": put(config, "[1]"),
+        "a number": put(config, "3"),
+        "null": put(config, "null"),
+        "an empty object": put(config, "{}"),
+        "cut": cut(config, 0.6),
+        "deep lists": put(config, '{"a": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        "deep objects": put(config, '{"a":' * 100_000 + "1" + "}" * 100_000),
+        "binary": put(config, os.urandom(900)),
+        "UTF-16": lambda: Path(config).write_bytes(Path(config).read_text().encode("utf-16")),
+        "with BOM": lambda: Path(config).write_bytes(Path(config).read_text().encode("utf-8-sig")),
+        "NaN": json_with(config, place("lora_alpha", value=float("nan"))),
+        "70 MB": lambda: Path(config).write_text(Path(config).read_text() + " " * (70 << 20)),
+        "a folder": as_folder(config),
+        "a pipe": as_fifo(config),
+        "a dangling link": as_link(config, "nowhere"),
+        "a link to itself": as_link(config, "adapter_config.json"),
+        "a key twice": lambda: Path(config).write_text(Path(config).read_text().replace("{", '{"r": "x",', 1)),
+    }
+    for what, spoil in files.items():
+        says = () if what in ("missing", "a key twice", "with BOM") else ("adapter",)
+        yield Case(f"adapterdir/test config {what}", ways["test"], spoil, "any", says, how=f"adapter_config.json: {what}")
+    for what in ("no JSON", "deep objects", "a pipe", "missing"):
+        for way in ("fit", "export"):
+            yield Case(f"adapterdir/{way} config {what}", ways[way], files[what], "any", ("adapter",), how=what)
+    slow = (r"(.*)*(.*)*(.*)*x!", r"(\w+\.?)+!", "(a|a)*(" + "a|" * 200 + "b)!", "(" * 3000 + "a" + ")" * 3000)
+    wrong: dict[str, list[Any]] = {
+        "peft_type": ["missing", None, [], {}, 3, "NO_SUCH", "lora", "IA3", "PREFIX_TUNING", "OFT", "a" * 100_000],
+        "base_model_name_or_path": ["missing", None, "", 3, [], "no_such", "../..", "/etc", "nobody-here/nothing", "\ud800"],
+        "revision": [3, "x", [], "../x"],
+        "r": ["missing", None, "x", -1, 0, 1.5, [], {}, 10**30, True, float("nan"), 2_000_000_000],
+        "lora_alpha": ["missing", None, "x", -1, [], float("inf"), 10**400],
+        "lora_dropout": [None, "x", -1, 2, [], float("nan")],
+        "target_modules": ["missing", None, [], "", 3, {}, [3], [None], ["no_such"], "(", "no_such", *slow, ["a" * 100_000]],
+        "layers_to_transform": ["x", [99], [-1], [None], {}, 1.5],
+        "layers_pattern": ["(", 3, ["("], "no_such", slow[0]],
+        "rank_pattern": ["x", [], {"(": 2}, {"q_proj": "x"}, {"q_proj": -1}, {"q_proj": 10**9}, {slow[0]: 2}, {"": 3}],
+        "alpha_pattern": ["x", {"(": 2}, {"q_proj": "x"}, {"q_proj": None}],
+        "exclude_modules": ["(", 3, [3], slow[0], ".*", slow[1]],
+        "modules_to_save": ["x", [3], ["no_such"], {}, ["lm_head"], ["model"]],
+        "bias": ["x", None, 3, "all"],
+        "use_dora": ["x", 3, True, None],
+        "use_rslora": ["x", [], True],
+        "init_lora_weights": ["no_such", 3, [], "pissa", "corda"],
+        "fan_in_fan_out": ["x", True],
+        "task_type": [None, 3, "NO_SUCH", "SEQ_CLS"],
+        "auto_mapping": [{"base_model_class": "X", "parent_library": "evil"}, 3],
+        "megatron_config": [{"a": 1}],
+        "loftq_config": [{"a": 1}, 3],
+        "layer_replication": [[[0, 5]], "x"],
+        "trainable_token_indices": [[1, 2], "x"],
+        "target_parameters": [["x"], 3],
+        "no_such_setting": [3, None],
+        "peft_version": [3, "99"],
+    }
+    names = {}
+    for key, values in wrong.items():
+        for value in values:
+            change = place(key, drop=True) if value == "missing" else place(key, value=value)
+            if value == "missing":
+                change = lambda tree, key=key: tree.pop(key, None)  # noqa: E731
+            name = f"adapterdir/test {key}={_short(repr(value))}"
+            names[name] = names.get(name, 0) + 1
+            if names[name] > 1:
+                name += f" {names[name]}"
+            spoil = json_with(config, change)
+            how = f"adapter_config.json {key}: {_short(repr(value))}"
+            yield Case(name, ways["test"], spoil, "any", (f"{key}|adapter|{re.escape(str(value))[:20]}",), how=how)
+            if key in ("target_modules", "peft_type", "r") and (value in slow or value in (None, "x", "missing")):
+                yield Case(name.replace("test", "export", 1), ways["export"], spoil, "any", how=how)
+    for what, spoil in broken_weights(weights):
+        yield Case(f"adapterdir/test weights {what}", ways["test"], spoil, "refused", ("adapter",), how=f"weights: {what}")
+    for what, spoil in broken_weights(weights):
+        if what in ("missing", "cut at 50%", "NaN", "one transposed", "a folder"):
+            for way in ("fit", "export"):
+                yield Case(f"adapterdir/{way} weights {what}", ways[way], spoil, "refused", ("adapter",), how=what)
+    old = "adapter/adapter_model.bin"
+    for what, spoil in {
+        "canary": pickled(old, Canary),
+        "canary by os.system": pickled(old, SystemCanary),
+        "canary in a zip": torch_pickled(old, lambda: {"a": Canary()}),
+        "garbage": put(old, os.urandom(500)),
+        "empty": put(old, b""),
+        "a list": torch_pickled(old, lambda: [torch.zeros(2)]),
+        "numbers as keys": torch_pickled(old, lambda: {3: torch.zeros(2)}),
+        "a text": torch_pickled(old, lambda: {"a": "b"}),
+        "other tensors": torch_pickled(old, lambda: {"a": torch.zeros(2)}),
+        "no tensors": torch_pickled(old, dict),
+        "a folder": as_folder(old),
+        "a pipe": as_fifo(old),
+    }.items():
+        yield Case(f"adapterdir/test bin {what}", ways["test"], both(remove(weights), spoil), says=("adapter",), how=what)
+    for what, tokens in {
+        "no JSON": "x",
+        "a number": "3",
+        "numbers": "[3]",
+        "deep": "[" * 100_000,
+        "an empty text": '[""]',
+        "many": json.dumps([f"<t{n}>" for n in range(200)]),
+    }.items():
+        spoil = tensors_with(weights, lambda t, tokens=tokens: (t, {"format": "pt", "add_tokens": tokens}))  # type: ignore[misc]
+        yield Case(f"adapterdir/test add_tokens {what}", ways["test"], spoil, "any", ("adapter",), how=what)
+    for what, metadata in {"model_type": "gpt2", "hidden_size": "x", "num_hidden_layers": "-1"}.items():
+        spoil = tensors_with(weights, lambda t, m={what: metadata}: (t, {"format": "pt", **m}))  # type: ignore[misc]
+        yield Case(f"adapterdir/test metadata {what}", ways["test"], spoil, says=("adapter",), how=what)
+    yield Case("adapterdir/test with adapter", [*ways["test"], "--adapter", "IA3"], says=("adapter",))
+    yield Case("adapterdir/test with ckpt_path", [*ways["test"], "--ckpt_path", "last"], says=("ckpt_path",))
+    yield Case("adapterdir/test weights not finite alpha", ways["test"], json_with(config, place("lora_alpha", value=1e308)), "any")
+
+
+# ---- bases
+
+
+def base_cases() -> Iterator[Case]:
+    """Broken base directories."""
+    config, weights = "base/config.json", "base/model.safetensors"
+    ways = {"plan": plan(), "test": base_test(), "fit": fit("LoRA", "--adapter.rank", "2")}
+    files: dict[str, Callable[[], Any]] = {
+        "missing": remove(config),
+        "empty": put(config, ""),
+        "no JSON": put(config, "hello"),
+        "a list": put(config, "[1]"),
+        "null": put(config, "null"),
+        "an empty object": put(config, "{}"),
+        "cut": cut(config, 0.5),
+        "deep": put(config, '{"a":' * 100_000 + "1" + "}" * 100_000),
+        "deep 500": put(config, '{"model_type": "llama", "a":' + "[" * 500 + "]" * 500 + "}"),
+        "binary": put(config, os.urandom(900)),
+        "UTF-16": lambda: Path(config).write_bytes(Path(config).read_text().encode("utf-16")),
+        "70 MB": lambda: Path(config).write_text(Path(config).read_text() + " " * (70 << 20)),
+        "a folder": as_folder(config),
+        "a pipe": as_fifo(config),
+        "a dangling link": as_link(config, "nowhere"),
+    }
+    for what, spoil in files.items():
+        for way in ("plan", "test") if what in ("missing", "deep", "a pipe", "a list") else ("plan",):
+            yield Case(f"base/{way} config {what}", ways[way], spoil, "refused", ("base",), how=f"config.json: {what}")
+    wrong: dict[str, list[Any]] = {
+        "model_type": ["missing", None, 3, [], "no_such", "bert", "t5", "whisper", "../x", ""],
+        "architectures": [None, "x", [], ["NoSuch"], [3]],
+        "hidden_size": ["missing", None, "x", -1, 0, 1.5, 33, 10**9, 10**30, []],
+        "num_hidden_layers": [None, "x", -1, 0, 1, 3, 1.5, 10**9, []],
+        "num_attention_heads": [None, "x", -4, 0, 3, 5, 1.5, []],
+        "num_key_value_heads": ["x", -1, 0, 3, 8, 1.5, []],
+        "head_dim": ["x", -1, 0, 7, 1.5, 10**9],
+        "intermediate_size": [None, "x", -1, 0, 47, 1.5, 10**30],
+        "vocab_size": ["missing", None, "x", -1, 0, 5, 1.5, 321, 10**18],
+        "max_position_embeddings": [None, "x", -1, 0, 4, 1.5, 10**30],
+        "rms_norm_eps": [None, "x", -1, 0, []],
+        "hidden_act": [None, 3, "no_such", []],
+        "attention_bias": ["x", True, None],
+        "attention_dropout": ["x", -1, 2],
+        "mlp_bias": ["x", True],
+        "initializer_range": ["x", -1],
+        "tie_word_embeddings": ["x", True, None],
+        "pad_token_id": ["x", -5, 10**6, [1]],
+        "eos_token_id": ["x", -5, 10**6, [2, 3], None],
+        "bos_token_id": ["x", 10**6],
+        "rope_parameters": ["x", None, [], {"rope_type": "no_such"}, {"rope_theta": "x"}, {"rope_type": "yarn"}],
+        "rope_scaling": ["x", {"type": "no_such", "factor": 2}, {"type": "linear", "factor": -1}, {"rope_type": "dynamic"}],
+        "rope_theta": ["x", -1, 0],
+        "dtype": ["x", 3, "float8_e4m3fn", "int8", []],
+        "torch_dtype": ["no_such"],
+        "use_cache": ["x"],
+        "quantization_config": [
+            "x",
+            {},
+            [],
+            {"quant_method": "no_such"},
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            {"quant_method": "gptq", "bits": 4},
+            {"quant_method": "awq"},
+        ],
+        "auto_map": [3, [], {"AutoConfig": 3}],
+        "attn_implementation": ["someone/kernel", 3],
+        "transformers_version": [3, "99.0"],
+        "text_config": [3, {"a": 1}, []],
+        "id2label": ["x", {"a": "b"}],
+        "num_labels": ["x", -1],
+        "layer_types": ["x", ["no_such", "no_such"], [3]],
+        "sliding_window": ["x", -1],
+        "pretraining_tp": [2, "x"],
+        "peft_config": [3],
+        "generation_config": [3],
+    }
+    names: dict[str, int] = {}
+    for key, values in wrong.items():
+        for value in values:
+            change: Any = place(key, value=value)
+            if isinstance(value, str) and value == "missing":
+                change = lambda tree, key=key: tree.pop(key, None)  # noqa: E731
+            name = f"{key}={_short(repr(value))}"
+            names[name] = names.get(name, 0) + 1
+            spoil, how = json_with(config, change), f"config.json {name}"
+            yield Case(f"base/plan {name}", ways["plan"], spoil, "any", ("base",), how=how)
+            tested = ("num_hidden_layers", "num_key_value_heads", "vocab_size", "max_position_embeddings", "pad_token_id",
+                      "eos_token_id", "rms_norm_eps", "rope_parameters", "attention_dropout", "tie_word_embeddings",
+                      "quantization_config", "head_dim", "attention_bias")  # fmt: skip
+            if key in tested:
+                yield Case(f"base/test {name}", ways["test"], spoil, "any", ("base",), how=how)
+    for what, spoil in broken_weights(weights):
+        yield Case(f"base/test weights {what}", ways["test"], spoil, "refused", ("base",), how=f"weights: {what}")
+    for what, spoil in broken_weights(weights):
+        if what in ("missing", "cut at 50%", "NaN", "one transposed", "a pickle"):
+            yield Case(f"base/fit weights {what}", ways["fit"], spoil, "refused", ("base",), how=f"weights: {what}")
+    old, index = "base/pytorch_model.bin", "base/model.safetensors.index.json"
+    for what, spoil in {
+        "bin canary": pickled(old, Canary),
+        "bin canary by os.system": pickled(old, SystemCanary),
+        "bin canary in a zip": torch_pickled(old, lambda: {"a": Canary()}),
+        "bin garbage": put(old, os.urandom(500)),
+        "bin empty": put(old, b""),
+        "bin a list": torch_pickled(old, lambda: [1]),
+        "bin of texts": torch_pickled(old, lambda: {"a": "b"}),
+        "index missing shard": put(index, json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "m-1.safetensors"}})),
+        "index no JSON": put(index, "x"),
+        "index a list": put(index, "[]"),
+        "index no map": put(index, "{}"),
+        "index map a list": put(index, '{"metadata": {}, "weight_map": []}'),
+        "index climbs": put(index, '{"metadata": {}, "weight_map": {"lm_head.weight": "../sums.json"}}'),
+        "index absolute": put(index, '{"metadata": {}, "weight_map": {"lm_head.weight": "/etc/passwd"}}'),
+        "index of numbers": put(index, '{"metadata": {}, "weight_map": {"lm_head.weight": 3}}'),
+        "index deep": put(index, "[" * 100_000),
+        "index to a pickle": both(
+            put(index, '{"metadata": {}, "weight_map": {"lm_head.weight": "x.bin"}}'), pickled("base/x.bin", Canary)
+        ),
+        "tf": put("base/tf_model.h5", b"x"),
+        "gguf": put("base/x.gguf", b"GGUF"),
+    }.items():
+        yield Case(f"base/test {what}", ways["test"], both(remove(weights), spoil), says=("base",), how=what)
+    tokenizer, settings = "base/tokenizer.json", "base/tokenizer_config.json"
+    for what, spoil in {
+        "missing": remove(tokenizer),
+        "empty": put(tokenizer, ""),
+        "no JSON": put(tokenizer, "hello"),
+        "a list": put(tokenizer, "[]"),
+        "an empty object": put(tokenizer, "{}"),
+        "cut": cut(tokenizer, 0.5),
+        "binary": put(tokenizer, os.urandom(900)),
+        "deep": put(tokenizer, '{"a":' * 100_000 + "1" + "}" * 100_000),
+        "a folder": as_folder(tokenizer),
+        "a pipe": as_fifo(tokenizer),
+        "model null": json_with(tokenizer, place("model", value=None)),
+        "model unknown": json_with(tokenizer, place("model", "type", value="NoSuch")),
+        "vocabulary a list": json_with(tokenizer, place("model", "vocab", value=[])),
+        "vocabulary empty": json_with(tokenizer, place("model", "vocab", value={})),
+        "vocabulary of texts": json_with(tokenizer, place("model", "vocab", value={"a": "b"})),
+        "vocabulary beyond the base": json_with(
+            tokenizer, lambda t: t["model"]["vocab"].update({k: v + 5000 for k, v in t["model"]["vocab"].items()})
+        ),
+        "vocabulary of huge ids": json_with(tokenizer, place("model", "vocab", "a", value=2**32 - 1)),
+        "vocabulary of the same id": json_with(
+            tokenizer, lambda t: t["model"]["vocab"].update({k: 5 for k in t["model"]["vocab"]})
+        ),
+        "merges wrong": json_with(tokenizer, place("model", "merges", value=[["q", "zzz"]])),
+        "merges a number": json_with(tokenizer, place("model", "merges", value=3)),
+        "added tokens a number": json_with(tokenizer, place("added_tokens", value=3)),
+        "added tokens beyond": json_with(tokenizer, lambda t: t["added_tokens"][0].update(id=10**6)),
+        "post-processor unknown": json_with(tokenizer, place("post_processor", value={"type": "NoSuch"})),
+        "normalizer with a slow pattern": json_with(
+            tokenizer,
+            place("normalizer", value={"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"}),
+        ),
+        "pre-tokenizer with a broken pattern": json_with(
+            tokenizer,
+            place("pre_tokenizer", value={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}),
+        ),
+        "pre-tokenizer that removes all": json_with(
+            tokenizer,
+            place(
+                "pre_tokenizer", value={"type": "Split", "pattern": {"Regex": "."}, "behavior": "Removed", "invert": False}
+            ),
+        ),
+        "decoder null": json_with(tokenizer, place("decoder", value=None)),
+        "settings missing": remove(settings),
+        "settings no JSON": put(settings, "x"),
+        "settings a list": put(settings, "[]"),
+        "settings deep": put(settings, '{"a":' * 100_000 + "1" + "}" * 100_000),
+        "settings a pipe": as_fifo(settings),
+        "class unknown": json_with(settings, place("tokenizer_class", value="NoSuch")),
+        "class a number": json_with(settings, place("tokenizer_class", value=3)),
+        "class of another kind": json_with(settings, place("tokenizer_class", value="BertTokenizer")),
+        "class LlamaTokenizer": json_with(settings, place("tokenizer_class", value="LlamaTokenizer")),
+        "auto_map": both(
+            evil_module,
+            json_with(settings, place("auto_map", value={"AutoTokenizer": ["code.T", None]})),
+            lambda: write("base/code.py", f"import os\nos.makedirs({CANARY!r})\nclass T: pass\n"),
+        ),
+        "no end token": json_with(settings, place("eos_token", drop=True)),
+        "end token unknown": json_with(settings, place("eos_token", value="<no-such>")),
+        "end token a number": json_with(settings, place("eos_token", value=3)),
+        "end token a list": json_with(settings, place("eos_token", value=[])),
+        "end token empty": json_with(settings, place("eos_token", value="")),
+        "padding token a mapping": json_with(settings, place("pad_token", value={"a": 1})),
+        "padding token unknown": json_with(settings, place("pad_token", value="<no-such>")),
+        "longest a text": json_with(settings, place("model_max_length", value="x")),
+        "longest negative": json_with(settings, place("model_max_length", value=-3)),
+        "padding side wrong": json_with(settings, place("padding_side", value="middle")),
+        "extra special tokens": json_with(settings, place("extra_special_tokens", value=3)),
+        "added tokens decoder": json_with(settings, place("added_tokens_decoder", value={"x": 3})),
+        "special tokens map": put("base/special_tokens_map.json", "[]"),
+        "special tokens map broken": put("base/special_tokens_map.json", "x"),
+        "added tokens file": put("base/added_tokens.json", "[3]"),
+        "generation config broken": put("base/generation_config.json", "x"),
+        "generation config a list": put("base/generation_config.json", "[]"),
+        "generation config wrong": put("base/generation_config.json", '{"max_length": "x", "eos_token_id": "y"}'),
+        "generation config end token": put("base/generation_config.json", '{"eos_token_id": [[]], "do_sample": 3}'),
+        "generation config forced": put("base/generation_config.json", '{"forced_eos_token_id": 10000, "num_beams": -3}'),
+        "generation config custom": put("base/generation_config.json", '{"custom_generate": "x", "trust_remote_code": true}'),
+    }.items():
+        yield Case(f"tokenizer/test {what}", ways["test"], spoil, "any", ("base",), how=f"tokenizer: {what}")
+    yield Case("tokenizer/test custom generate code", ways["test"], _custom_generate, "any", how="custom_generate/generate.py")
+    for what in ("missing", "cut", "vocabulary beyond the base"):
+        spoil = {
+            "missing": remove(tokenizer),
+            "cut": cut(tokenizer, 0.5),
+            "vocabulary beyond the base": json_with(
+                tokenizer, lambda t: t["model"]["vocab"].update({k: v + 5000 for k, v in t["model"]["vocab"].items()})
+            ),
+        }[what]
+        yield Case(f"tokenizer/fit {what}", ways["fit"], spoil, "any", ("base",), how=f"tokenizer: {what}")
+    good = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    templates: dict[str, Any] = {
+        "good": good,
+        "empty": "",
+        "unclosed": "{% for m in messages %}",
+        "unclosed braces": "{{ messages",
+        "unknown filter": "{{ messages | no_such }}",
+        "unknown test": "{{ messages is no_such }}",
+        "undefined attribute": "{{ no_such.x.y }}",
+        "division by zero": "{{ 1 // 0 }}",
+        "raises": "{{ raise_exception('no') }}",
+        "sandbox class": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "sandbox import": f"{{{{ cycler.__init__.__globals__.os.system('touch {CANARY}') }}}}",
+        "sandbox attr": "{{ ''|attr('__class__') }}",
+        "sandbox format": "{{ '{0.__class__}'.format(3) }}",
+        "sandbox append": "{% do messages.append(3) %}",
+        "sandbox mutate": "{{ messages.clear() }}",
+        "loops": "{% for i in range(10**9) %}{% endfor %}",
+        "loops nested": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "huge text": "{{ 'a' * 10**9 }}",
+        "huge power": "{{ 9 ** 9 ** 9 }}",
+        "recursive macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        "includes": "{% include 'x' %}",
+        "imports": "{% import '/etc/passwd' as x %}",
+        "a number": 3,
+        "a list": [1],
+        "a list of templates": [{"name": "default", "template": good}],
+        "a list without default": [{"name": "x", "template": good}],
+        "a mapping": {"a": good},
+        "constant": "hello",
+        "deep": "{{" + "(" * 3000 + "1" + ")" * 3000 + "}}",
+        "surrogate": "\ud800",
+    }
+    for what, template in templates.items():
+        spoil = both(_no_template_file, json_with(settings, place("chat_template", value=template)))
+        words = [*base_test(), "--data.template", "chat"]
+        yield Case(f"chat/test {what}", words, spoil, "fine" if what == "good" else "any", how=f"chat_template: {what}")
+    for what in ("loops", "sandbox import", "raises", "huge text", "undefined attribute"):
+        spoil = put("base/chat_template.jinja", templates[what])
+        yield Case(f"chat/fit file {what}", [*ways["fit"], "--data.template", "chat"], spoil, "any", how=f"jinja: {what}")
+    yield Case("chat/test template a folder", [*base_test(), "--data.template", "chat"], as_folder("base/chat_template.jinja"), "any")
+    yield Case("chat/test template binary", [*base_test(), "--data.template", "chat"], put("base/chat_template.jinja", b"\xff\xfe"), "any")
+    yield Case("chat/fit good", [*ways["fit"], "--data.template", "chat"], put("base/chat_template.jinja", good), "fine")
+
+
+def _no_template_file() -> None:
+    Path("base/chat_template.jinja").unlink(missing_ok=True)
+
+
+def _custom_generate() -> None:
+    write("base/custom_generate/generate.py", f"import os\nos.makedirs({CANARY!r})\ndef generate(**k): pass\n")
+    write("base/custom_generate/requirements.txt", "no_such_package\n")
+
+
+# ---- data files
+
+
+def _online() -> None:
+    """As if nobody had said that there is no network."""
+    import datasets.config
+    import huggingface_hub.constants
+
+    huggingface_hub.constants.HF_HUB_OFFLINE = False
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = False
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):
+        os.environ.pop(name, None)
+
+
+def data_cases() -> Iterator[Case]:
+    """Broken data files."""
+    row = {"instruction": "Say 1.", "input": "", "output": "It is 1.", "answer": "1"}
+    rows = [{**row, "instruction": f"Say {n}.", "answer": str(n)} for n in range(6)]
+    lines = "".join(json.dumps(each) + "\n" for each in rows)
+
+    def changed(**change: Any) -> str:
+        return json.dumps([{**rows[0], **change}, *rows[1:]])
+
+    files: dict[str, str | bytes] = {
+        "json empty": "",
+        "json blank": "\n \n",
+        "json hello": "hello",
+        "json null": "null",
+        "json number": "3",
+        "json text": '"x"',
+        "json object": json.dumps(row),
+        "json object of rows": json.dumps({"data": rows}),
+        "json empty list": "[]",
+        "json list of numbers": "[1, 2]",
+        "json list of lists": "[[1]]",
+        "json list of nulls": "[null]",
+        "json list of texts": '["a"]',
+        "json empty objects": "[{}, {}]",
+        "json cut": json.dumps(rows)[:-40],
+        "json cut in a character": json.dumps([{**row, "instruction": "é" * 9}], ensure_ascii=False).encode()[:25],
+        "json comma": json.dumps(rows)[:-1] + ",]",
+        "json comments": "// x\n" + json.dumps(rows),
+        "json single quotes": str(rows),
+        "json two": json.dumps(rows) + json.dumps(rows),
+        "json binary": os.urandom(2000),
+        "json zeros": b"\0" * 2000,
+        "json UTF-16": json.dumps(rows).encode("utf-16"),
+        "json UTF-32": json.dumps(rows).encode("utf-32"),
+        "json Latin-1": json.dumps([{**row, "instruction": "é"}] * 2, ensure_ascii=False).encode("latin-1"),
+        "json BOM": json.dumps(rows).encode("utf-8-sig"),
+        "json NUL": changed(instruction="a\0b"),
+        "json surrogate": changed(instruction="a\ud800b"),
+        "json surrogate answer": changed(answer="\udfff"),
+        "json surrogate id": changed(id="\ud800"),
+        "json surrogate key": changed(**{"\ud800": "x"}),
+        "json deep": "[" * 100_000 + "]" * 100_000,
+        "json deep objects": '{"a":' * 100_000 + "1" + "}" * 100_000,
+        "json deep in a row": '[{"instruction": "x", "extra": ' + "[" * 900 + "]" * 900 + "}]",
+        "json deep in output": '[{"instruction": "x", "output": ' + "[" * 100_000 + "]" * 100_000 + "}]",
+        "json NaN": '[{"instruction": NaN}]',
+        "json NaN answer": '[{"instruction": "x", "output": "y", "answer": NaN}]',
+        "json huge integer": f'[{{"instruction": "x", "answer": {"9" * 5000}}}]',
+        "json infinite": '[{"instruction": "x", "answer": 1e999}]',
+        "json instruction number": changed(instruction=3),
+        "json instruction null": changed(instruction=None),
+        "json instruction empty": changed(instruction=""),
+        "json instruction blank": changed(instruction=" \n"),
+        "json instruction list": changed(instruction=["a"]),
+        "json instruction object": changed(instruction={"a": 1}),
+        "json instruction long": changed(instruction="word " * 1_000_000),
+        "json output long": changed(output="word " * 1_000_000),
+        "json answer long": changed(answer="9" * 5_000_000),
+        "json output null": changed(output=None),
+        "json output number": changed(output=3.5),
+        "json output list": changed(output=["a"]),
+        "json output bool": changed(output=True),
+        "json input object": changed(input={"a": 1}),
+        "json input number": changed(input=7),
+        "json answer list": changed(answer=[1]),
+        "json answer null": changed(answer=None),
+        "json answer blank": changed(answer=" "),
+        "json answer bool": changed(answer=False),
+        "json id list": changed(id=[1]),
+        "json id object": changed(id={"a": 1}),
+        "json ids twice": json.dumps([{**each, "id": "a"} for each in rows]),
+        "json ids number and text": json.dumps([{**rows[0], "id": 1}, {**rows[1], "id": "1"}]),
+        "json one row": json.dumps(rows[:1]),
+        "json no outputs": json.dumps([{"instruction": f"x{n}"} for n in range(5)]),
+        "json the same rows": json.dumps([row] * 6),
+        "json mixed types": json.dumps([{**rows[0], "extra": 1}, {**rows[1], "extra": "a"}, {**rows[2], "extra": [1]}]),
+        "json many columns": json.dumps([{**row, **{f"c{n}": n for n in range(20_000)}}]),
+        "json escape codes": changed(instruction="\x1b[31mred\x1b[0m\x07"),
+        "json special tokens": changed(instruction="<eos><pad><bos>", output="<eos>"),
+        "json key twice": '[{"instruction": "a", "instruction": "b", "output": "c"}, {"instruction": "d", "output": "e"}]',
+        "jsonl empty": "",
+        "jsonl blank lines": "\n\n" + lines.replace("\n", "\n\n"),
+        "jsonl list": json.dumps(rows),
+        "jsonl cut": lines[:-30],
+        "jsonl broken line": lines.replace("\n", "\nx\n", 1),
+        "jsonl numbers": "1\n2\n",
+        "jsonl one long line": json.dumps({**row, "instruction": "a" * 5_000_000}) + "\n",
+        "jsonl CRLF": lines.replace("\n", "\r\n"),
+        "jsonl CR": lines.replace("\n", "\r"),
+        "jsonl line separator": json.dumps({**row, "output": "a\u2028b"}, ensure_ascii=False) + "\n" + lines,
+        "jsonl deep": "[" * 100_000 + "\n",
+        "jsonl binary": os.urandom(2000),
+        "jsonl UTF-16": lines.encode("utf-16"),
+        "csv empty": "",
+        "csv header": "instruction,output\n",
+        "csv no columns": "\n\n\n",
+        "csv no instruction": "a,b\n1,2\n",
+        "csv short row": "instruction,output\na\nb,c\n",
+        "csv long row": "instruction,output\na,b,c\n",
+        "csv open quote": 'instruction,output\n"a,b\n',
+        "csv stray quote": 'instruction,output\n"a"x,b\n',
+        "csv columns twice": "instruction,instruction\na,b\nc,d\n",
+        "csv empty names": ",,\ninstruction,b,c\n",
+        "csv semicolons": "instruction;output\na;b\n",
+        "csv tabs": "instruction\toutput\na\tb\n",
+        "csv NUL": "instruction,output\na\0,b\n",
+        "csv long field": "instruction,output\n" + "a" * 5_000_000 + ",b\n",
+        "csv BOM": "instruction,output,answer\na,b,c\nd,e,f\n".encode("utf-8-sig"),
+        "csv UTF-16": "instruction,output\na,b\n".encode("utf-16"),
+        "csv Latin-1": "instruction,output\né,b\n".encode("latin-1"),
+        "csv binary": os.urandom(2000),
+        "csv formula": "instruction,output,answer\n=cmd|' /C calc'!A0,b,c\nd,e,f\n",
+        "parquet empty": b"",
+        "parquet text": "hello",
+        "parquet magic": b"PAR1" + os.urandom(200) + b"PAR1",
+        "parquet json": json.dumps(rows),
+        "txt json": json.dumps(rows),
+        "txt text": "hello\n",
+    }
+    for what, content in files.items():
+        name = f"d.{what.partition(' ')[0]}"
+        words = fit("LoRA", "--adapter.rank", "2", "--data.path", name)
+        yield Case(f"file/fit {what}", words, put(name, content), "any", (re.escape(name),), how=what)
+    chosen = ("json empty", "json cut", "json deep", "json surrogate", "json instruction number", "json answer null",
+              "json NaN answer", "json instruction long", "json surrogate answer", "json UTF-16", "jsonl broken line",
+              "csv open quote", "parquet magic", "json ids twice", "json answer long", "json huge integer")  # fmt: skip
+    for what in chosen:
+        name = f"d.{what.partition(' ')[0]}"
+        spoil = put(name, files[what])
+        yield Case(f"file/test {what}", [*TEST, "--data.test_path", name], spoil, "any", (re.escape(name),), how=what)
+        if what not in ("json UTF-16", "parquet magic"):
+            words = ["predict", "--data.test_path", name, *QUIET]
+            yield Case(f"file/predict {what}", words, spoil, "any", (re.escape(name),), how=what)
+
+    def parquet(columns: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+        def work() -> None:
+            import pyarrow
+            from pyarrow import parquet
+
+            parquet.write_table(pyarrow.table(columns()), "d.parquet")
+
+        return work
+
+    for what, make in {
+        "good": lambda: {"instruction": ["a", "b"], "output": ["c", "d"]},
+        "no columns": dict,
+        "no rows": lambda: {"instruction": [], "output": []},
+        "numbers": lambda: {"instruction": [1, 2], "output": [3, 4]},
+        "bytes": lambda: {"instruction": [b"a", b"\xff"], "output": [b"c", b"d"]},
+        "nested": lambda: {"instruction": [{"a": 1}, {"a": 2}], "output": ["c", "d"]},
+        "lists": lambda: {"instruction": ["a", "b"], "output": [["c"], ["d"]]},
+        "nulls": lambda: {"instruction": [None, None], "output": ["c", "d"]},
+        "other columns": lambda: {"x": ["a", "b"]},
+        "numbers out": lambda: {"instruction": ["a", "b"], "output": [3.5, float("nan")]},
+    }.items():
+        words = fit("LoRA", "--adapter.rank", "2", "--data.path", "d.parquet")
+        expect = "fine" if what == "good" else "any"
+        yield Case(f"file/fit parquet {what}", words, parquet(make), expect, ("d.parquet",), how=f"parquet: {what}")
+        if what == "good":
+            for share in (0.2, 0.9):
+                spoil = both(parquet(make), cut("d.parquet", share))
+                yield Case(f"file/fit parquet cut {share}", words, spoil, says=("d.parquet",), how="parquet cut")
+            for share in (0.1, 0.4, 0.7):
+                spoil = both(parquet(make), flip("d.parquet", share, 30))
+                yield Case(f"file/fit parquet overwritten {share}", words, spoil, "any", ("d.parquet",), how="overwritten")
+    for what, spoil in {
+        "folder": as_folder("d.json"),
+        "pipe": as_fifo("d.json"),
+        "dangling link": as_link("d.json", "nowhere"),
+        "link to itself": as_link("d.json", "d.json"),
+        "link to zero": as_link("d.json", "/dev/zero"),
+    }.items():
+        for name in ("d.json",) if what != "pipe" else ("d.json", "d.parquet"):
+            made = spoil if name == "d.json" else as_fifo(name)
+            words = fit("LoRA", "--adapter.rank", "2", "--data.path", name)
+            yield Case(f"file/fit {name} {what}", words, made, says=(re.escape(name),), how=what)
+    for online in (False, True):
+        spoil, word = (_online, "online") if online else (None, "offline")
+        yield Case(
+            f"hub/{word} data set",
+            fit("LoRA", "--adapter.rank", "2", "--data.path", "nobody-here/nothing-at-all"),
+            spoil,
+            says=("nobody-here/nothing-at-all",),
+            within=5,
+        )
+        yield Case(f"hub/{word} base", _based("nobody-here/nothing"), spoil, says=("nobody-here/nothing",), within=5)
+        yield Case(f"hub/{word} short base", _based("no-such-model"), spoil, says=("no-such-model",), within=5)
+        words = ["plan", "--model.base", "nobody-here/nothing", "--adapter", "LoRA"]
+        yield Case(f"hub/{word} plan", words, spoil, says=("nobody-here/nothing",), within=5)
+        words = ["test", "--adapter_path", "nobody-here/nothing", *_DATA, *QUIET]
+        yield Case(f"hub/{word} adapter", words, spoil, says=("nobody-here/nothing",), within=5)
+        words = ["export", "--adapter_path", "nobody-here/nothing", "--out", "out"]
+        yield Case(f"hub/{word} export", words, spoil, says=("nobody-here/nothing",), within=5)
+        words = ["export", "--out", "out", "--push", "nobody-here/nothing"]
+        yield Case(f"hub/{word} push", words, spoil, says=("nobody-here/nothing",), within=10)
+        yield Case(f"hub/{word} fetch", ["data", "fetch", "gsm8k"], spoil, says=("fetch",), within=10)
+        yield Case(f"hub/{word} published set", fit("LoRA", "--adapter.rank", "2", "--data", "gsm8k", "--data.files", "{}"), spoil, "any")
+        yield Case(
+            f"hub/{word} coded data set",
+            fit("LoRA", "--adapter.rank", "2", "--data.path", "own/data"),
+            both(
+                spoil or (lambda: None),
+                lambda: write("own/data/data.py", f"import os\nos.makedirs({CANARY!r})\n"),
+            ),
+            "any",
+        )
+
+
+# ---- what a run holds
+
+
+def run_file_cases() -> Iterator[Case]:
+    """Broken files of a finished run, and the commands that read them."""
+    results, metrics = RUN / "results.json", RUN / "metrics.csv"
+    config, environment = RUN / "config.yaml", RUN / "environment.json"
+    copy = lambda: shutil.copytree(RUN, "runs/lora-2")  # noqa: E731
+    compare = ["compare", "lora-1", "lora-2"]
+
+    def sets(change: Callable[[dict[str, Any]], Any]) -> Callable[[], None]:
+        return json_with(results, lambda found: [change(found["sets"]), None])
+
+    first = lambda found: found[next(iter(found))]  # noqa: E731
+    kinds: dict[str, Callable[[], Any]] = {
+        "missing": remove(results),
+        "empty": put(results, ""),
+        "no JSON": put(results, "x"),
+        "cut": cut(results, 0.5),
+        "null": put(results, "null"),
+        "a list": put(results, "[]"),
+        "a number": put(results, "3"),
+        "an empty object": put(results, "{}"),
+        "binary": put(results, os.urandom(300)),
+        "deep": put(results, '{"sets": ' + "[" * 100_000 + "]" * 100_000 + "}"),
+        "UTF-16": put(results, '{"sets": {}}'.encode("utf-16")),
+        "a folder": as_folder(results),
+        "a pipe": as_fifo(results),
+        "a dangling link": as_link(results, "nowhere"),
+        "sets null": json_with(results, place("sets", value=None)),
+        "sets a list": json_with(results, place("sets", value=[1])),
+        "sets a text": json_with(results, place("sets", value="x")),
+        "sets empty": json_with(results, place("sets", value={})),
+        "sets of texts": sets(lambda found: found.update({key: "x" for key in found})),
+        "sets of nulls": sets(lambda found: found.update({key: None for key in found})),
+        "sets of lists": sets(lambda found: found.update({key: [1] for key in found})),
+        "a set that climbs": sets(lambda found: found.update({"../../../elsewhere/x": first(found)})),
+        "a set that is absolute": sets(lambda found: found.update({"/etc/passwd": first(found)})),
+        "a set of no name": sets(lambda found: found.update({"": first(found)})),
+        "a set of a long name": sets(lambda found: found.update({"a" * 5000: first(found)})),
+        "n missing": sets(lambda found: first(found).pop("n")),
+        "n text": sets(lambda found: first(found).update(n="x")),
+        "n null": sets(lambda found: first(found).update(n=None)),
+        "n huge": sets(lambda found: first(found).update(n=10**30)),
+        "settings text": sets(lambda found: first(found).update(settings="x")),
+        "settings null": sets(lambda found: first(found).update(settings=None)),
+        "digest number": sets(lambda found: first(found).update(predictions_sha256=3)),
+        "digest null": sets(lambda found: first(found).update(predictions_sha256=None)),
+        "digest another": sets(lambda found: first(found).update(predictions_sha256="0" * 64)),
+        "digest that climbs": sets(lambda found: first(found).update(predictions_sha256="../../x", n=1)),
+        "protocol that climbs": sets(
+            lambda found: first(found).update(settings={"protocol": "../../../../elsewhere/x"}, n=1)
+        ),
+        "model a list": sets(lambda found: first(found).update(model=[1])),
+        "accuracy text": sets(lambda found: first(found).update(accuracy="x")),
+        "accuracy nan": sets(lambda found: first(found).update(accuracy=float("nan"))),
+        "others a list": json_with(results, place("others", value=[1])),
+        "others null": json_with(results, place("others", value=None)),
+        "data a list": json_with(results, place("data", value=[1])),
+        "protocol a list": json_with(results, place("protocol", value=[1])),
+        "average text": json_with(results, place("average", value="x")),
+    }
+    for what, spoil in kinds.items():
+        yield Case(f"results/test {what}", TEST, spoil, "any", ("results.json",), how=f"results.json: {what}")
+        yield Case(f"results/compare {what}", compare, both(copy, spoil), "any", ("results|run",), how=f"results.json: {what}")
+    yield Case("results/test n 1", [*TEST, "--overwrite"], sets(lambda found: first(found).update(n=1)), "any")
+    for what in ("no JSON", "a list", "sets of texts", "a pipe"):
+        words = ["predict", "--data.test_path", "sums.json", *QUIET]
+        yield Case(f"results/predict {what}", words, kinds[what], "any", how=f"results.json: {what}")
+        yield Case(f"results/validate {what}", ["validate", *QUIET], kinds[what], "any", how=f"results.json: {what}")
+
+    def predictions(work: Callable[[Path], Any]) -> Callable[[], None]:
+        return lambda: [work(file) for file in sorted((RUN / "predictions").glob("*.jsonl"))] and None
+
+    def lines_with(change: Callable[[dict[str, Any]], Any]) -> Callable[[], None]:
+        def work(file: Path) -> None:
+            rows = [json.loads(line) for line in file.read_text().splitlines()]
+            for row in rows:
+                change(row)
+            file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            from adapters_pl.results import digest
+
+            sets(lambda found: found[file.stem].update(predictions_sha256=digest(file.read_bytes())))()
+
+        return predictions(work)
+
+    broken = {
+        "missing": predictions(lambda file: file.unlink()),
+        "empty": predictions(lambda file: file.write_text("")),
+        "blank": predictions(lambda file: file.write_text("\n\n")),
+        "no JSON": predictions(lambda file: file.write_text("x\n")),
+        "cut": predictions(lambda file: os.truncate(file, file.stat().st_size // 2)),
+        "a folder": predictions(lambda file: as_folder(file)()),
+        "a pipe": predictions(lambda file: as_fifo(file)()),
+        "numbers": predictions(lambda file: file.write_text("1\n2\n")),
+        "binary": predictions(lambda file: file.write_bytes(os.urandom(500))),
+        "deep": predictions(lambda file: file.write_text("[" * 100_000 + "\n")),
+        "id missing": lines_with(lambda row: row.pop("id")),
+        "id list": lines_with(lambda row: row.update(id=[1])),
+        "ids the same": lines_with(lambda row: row.update(id="x")),
+        "correct text": lines_with(lambda row: row.update(correct="x")),
+        "correct missing": lines_with(lambda row: row.pop("correct")),
+        "output missing": lines_with(lambda row: row.pop("output")),
+        "gold nan": lines_with(lambda row: row.update(gold=float("nan"))),
+        "row text": lines_with(lambda row: row.update(row="x")),
+    }
+    for what, spoil in broken.items():
+        yield Case(f"predictions/compare {what}", compare, both(copy, spoil), "any", ("predictions|run",), how=what)
+        if what in ("empty", "no JSON", "cut", "a folder", "a pipe", "numbers", "deep", "correct missing", "output missing"):
+            words = [*TEST, "--data.eval_batch_size", "1"]
+            # The figures are another test's of the same rows, so that the two are compared.
+            spoil = both(spoil, sets(lambda found: first(found).update(predictions_sha256="0" * 64)))
+            yield Case(f"predictions/test {what}", words, spoil, "any", how=f"predictions: {what}")
+
+    def partial(content: str | bytes) -> Callable[[], None]:
+        return lambda: [
+            write(file.with_suffix(".partial.jsonl"), content) for file in (RUN / "predictions").glob("*.jsonl")
+        ] and None
+
+    for what, content in {
+        "empty": "",
+        "no JSON": "x",
+        "list": "[]\n",
+        "other settings": '{"settings": {"a": 1}}\n{"row": 0}\n',
+        "binary": os.urandom(300),
+        "deep": "[" * 100_000,
+    }.items():
+        yield Case(f"predictions/test partial {what}", TEST, partial(content), "any", how=f"partial.jsonl: {what}")
+    for what, spoil in {
+        "missing": remove(metrics),
+        "empty": put(metrics, ""),
+        "binary": put(metrics, os.urandom(300)),
+        "no steps": put(metrics, "a,b\n1,2\n"),
+        "steps of text": put(metrics, "step,val_loss\nx,y\n"),
+        "short rows": put(metrics, "step,val_loss\n1\n"),
+        "cut": cut(metrics, 0.6),
+        "NUL": put(metrics, "step,\0\n1,2\n"),
+        "a folder": as_folder(metrics),
+        "a pipe": as_fifo(metrics),
+        "long field": put(metrics, "step,x\n1," + "a" * 500_000 + "\n"),
+        "open quote": put(metrics, 'step,x\n1,"a\n'),
+    }.items():
+        yield Case(f"metrics/fit {what}", RESUME, spoil, "any", ("metrics.csv",), how=f"metrics.csv: {what}")
+    for file, name in ((config, "config.yaml"), (environment, "environment.json")):
+        for what, spoil in {
+            "missing": remove(file),
+            "empty": put(file, ""),
+            "broken": put(file, "{[x"),
+            "a list": put(file, "[1]"),
+            "binary": put(file, os.urandom(300)),
+            "a folder": as_folder(file),
+            "a pipe": as_fifo(file),
+            "a dangling link": as_link(file, "nowhere"),
+        }.items():
+            yield Case(f"about/test {name} {what}", TEST, spoil, "any", how=f"{name}: {what}")
+            yield Case(f"about/fit {name} {what}", RESUME, spoil, "any", how=f"{name}: {what}")
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"}
+    for what, content in {"broken": "{[x", "a list": "[1]", "binary": b"\xff\xfe", "deep": "[" * 100_000}.items():
+        words = fit("LoRA", "--adapter.rank", "2")
+        yield Case(f"about/requeued environment {what}", words, put(environment, content), "any", how=what, environment=slurm)
+    words = fit("LoRA", "--adapter.rank", "2")
+    yield Case("about/restart count text", words, None, "any", environment={**slurm, "SLURM_RESTART_COUNT": "x"})
+    for what, folder in {"checkpoints": RUN / "checkpoints", "predictions": RUN / "predictions"}.items():
+        spoil = both(remove(folder), put(folder, "x"))
+        yield Case(f"about/test {what} a file", TEST, spoil, "any", (what,), how=f"{what} a file")
+        yield Case(f"about/fit {what} a file", RESUME, spoil, "any", how=f"{what} a file")
+    yield Case("about/fit disk full", RESUME, _small_files, "any", how="no file may be larger than 4 KiB")
+    yield Case("about/export disk full", ["export", "--out", "out"], _small_files, "any", how="no file larger than 4 KiB")
+    yield Case("about/test disk full", TEST, _small_files, "any", how="no file may be larger than 4 KiB")
+
+
+def _small_files() -> None:
+    import resource
+    import signal
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    resource.setrlimit = lambda *_: None  # type: ignore[assignment]
+
+
+# ---- the other commands
+
+
+def command_cases() -> Iterator[Case]:
+    """``export``, ``plan``, ``data``, ``compare`` and ``recipes`` with nonsense."""
+    export = ["export", "--out", "out"]
+    for words, spoil, expect, says in (
+        (["export"], None, "refused", ("--out",)),
+        (["export", "--out"], None, "refused", ("--out",)),
+        (["export", "--out", ""], None, "refused", ("--out",)),
+        (["export", "--out", "."], None, "refused", ("--out",)),
+        (["export", "--out", "base"], None, "refused", ("--out base",)),
+        (["export", "--out", "sums.json"], None, "refused", ("sums.json",)),
+        (["export", "--out", "sums.json/x"], None, "refused", ("sums.json",)),
+        (["export", "--out", "/proc/x"], None, "refused", ("/proc/x",)),
+        (["export", "--out", "/dev/null"], None, "refused", ("/dev/null",)),
+        (["export", "--out", "a" * 300], None, "refused", ("--out",)),
+        (["export", "--out", "a/" * 3000], None, "refused", ("--out",)),
+        (["export", "--out", "\udcff"], None, "any", ()),
+        (["export", "--out", "é ☃"], None, "fine", ()),
+        (["export", "--out", "x/y/z"], None, "fine", ()),
+        (["export", "--out", "link"], as_link("link", "nowhere"), "any", ("link",)),
+        (["export", "--out", "link"], as_link("link", "link"), "any", ("link",)),
+        (["export", "--out", "pipe"], as_fifo("pipe"), "refused", ("pipe",)),
+        ([*export, "--ckpt_path", "nowhere"], None, "refused", ("nowhere",)),
+        ([*export, "--ckpt_path", ""], None, "refused", ("ckpt_path",)),
+        ([*export, "--ckpt_path", "sums.json"], None, "refused", ("sums.json",)),
+        ([*export, "--ckpt_path", "base"], None, "refused", ("base",)),
+        ([*export, "--ckpt_path", "null"], None, "refused", ("ckpt_path",)),
+        ([*export, "--ckpt_path", "best"], None, "any", ()),
+        ([*export, "--adapter_path", ""], None, "refused", ("adapter_path",)),
+        ([*export, "--adapter_path", "nowhere"], None, "refused", ("nowhere",)),
+        ([*export, "--adapter_path", "sums.json"], None, "refused", ("sums.json",)),
+        ([*export, "--adapter_path", "base"], None, "refused", ("base",)),
+        ([*export, "--adapter_path", "\udcff"], None, "refused", ()),
+        ([*export, "--adapter_path", "adapter", "--ckpt_path", "last"], None, "refused", ("ckpt_path",)),
+        ([*export, "--base", "nowhere"], None, "refused", ("nowhere",)),
+        ([*export, "--base", ""], None, "any", ()),
+        ([*export, "--base", "sums.json"], None, "refused", ("sums.json",)),
+        ([*export, "--base", "runs"], None, "refused", ("runs",)),
+        ([*export, "--base", "quickstart"], None, "refused", ()),
+        ([*export, "--dtype", "int8"], None, "refused", ("dtype",)),
+        ([*export, "--quantization", "3bit"], None, "refused", ("quantization",)),
+        ([*export, "--merge", "--quantization", "4bit"], None, "any", ()),
+        ([*export, "--merge", "--quantization", "8bit"], None, "any", ()),
+        ([*export, "--merge"], None, "fine", ()),
+        ([*export, "--merge", "yes"], None, "refused", ()),
+        ([*export, "--merge", "--base", "nowhere"], None, "refused", ("nowhere",)),
+        ([*export, "--no_such"], None, "refused", ("no_such",)),
+        ([*export, "stray"], None, "refused", ("stray",)),
+        ([*export, "--push", ""], None, "any", ()),
+        ([*export, "--push", "a/b/c/d"], None, "refused", ("a/b/c/d",)),
+        ([*export, "--push", "../x"], None, "refused", ("x",)),
+        ([*export, "--config", "nowhere"], None, "refused", ("nowhere",)),
+        ([*export, "--trainer.default_root_dir", "nowhere"], None, "refused", ("nowhere",)),
+        ([*export, "--trainer.default_root_dir", "sums.json"], None, "refused", ("sums.json",)),
+        ([*export, "--merge"], remove("base"), "refused", ("base",)),
+        (export, remove("base"), "refused", ("base",)),
+        ([*export, "--merge"], cut("base/model.safetensors", 0.5), "refused", ("base",)),
+        (
+            [*export, "--merge"],
+            tensors_with("base/model.safetensors", lambda t: next(iter(t.values())).fill_(float("nan")) and None),
+            "refused",
+            ("base",),
+        ),
+        (
+            [*export, "--merge"],
+            stored_with(lambda s: [value.fill_(1e30) for value in s["state_dict"].values()]),
+            "any",
+            (),
+        ),
+        (
+            [*export, "--merge", "--dtype", "float16"],
+            stored_with(lambda s: [value.fill_(1e4) for value in s["state_dict"].values()]),
+            "any",
+            (),
+        ),
+    ):
+        name = f"export/{' '.join(map(_short, words[1:])) or 'nothing'}"
+        yield Case(name + (" (spoilt)" if spoil else ""), words, spoil, expect, says)
+    for adapter in ("PrefixTuning", "PromptTuning", "PTuning", "SeriesAdapter", "ParallelAdapter"):
+        yield Case(
+            f"export/merge {adapter}", [*export, "--merge"], _trained_as(adapter), says=(adapter,), how=f"a run of {adapter}"
+        )
+    for words in (
+        [],
+        ["--adapter", "LoRA"],
+        ["--model.base", "base"],
+        ["--model.base", "nowhere", "--adapter", "LoRA"],
+        ["--model.base", "sums.json", "--adapter", "LoRA"],
+        ["--model.base", "base", "--adapter", "NoSuch"],
+        ["--model.base", "base", "--adapter", "LoRA", "--adapter.rank", "0"],
+        ["--model.base", "base", "--adapter", "LoRA", "--adapter.rank", "x"],
+        ["--model.base", "base", "--adapter", "LoRA", "--adapter.rank", "1000000000000"],
+        ["--model.base", "base", "--adapter", "LoRA", "--adapter.target_modules", "(.*)*(.*)*(.*)*x!"],
+        ["--model.base", "base", "--adapter", "LoRA", "--data.batch_size", "x"],
+        ["--model.base", "base", "--adapter", "LoRA", "--data", "NoSuch"],
+        ["--model.base", "base", "--adapter", "LoRA", "--data", "InstructionJSON", "--data.path", "nowhere.json"],
+        ["--model.base", "base", "--adapter", "LoRA", "--trainer.devices", "x"],
+        ["--model.base", "base", "--adapter", "LoRA", "--trainer.devices", "1000"],
+        ["--model.base", "base", "--adapter", "LoRA", "--trainer.precision", "weird"],
+        ["--model.base", "base", "--adapter", "LoRA", "--trainer.strategy", "no_such"],
+        ["--model.base", "base", "--adapter", "LoRA", "--model.lr", "x"],
+        ["--model.base", "base", "--adapter", "LoRA", "--no_such", "1"],
+        ["--model.base", "base", "--adapter", "LoRA", "stray"],
+        ["--model.base", "base", "--adapter", "[LoRA, LoRA]"],
+        ["--model.base", "base", "--adapter", "LoRA", "--ckpt_path", "last"],
+        ["--model.base", "base", "--adapter", "LoRA", "--adapter_path", "adapter"],
+        ["--model.base", "base", "--adapter", "LoRA", "--model.attn_implementation", "no_such"],
+        ["--model.base", "base", "--adapter", "LoRA", "--model.quantization", "3bit"],
+        ["--model.base", "base", "--adapter", "LoRA", "--data.cutoff", "99999999999999999999"],
+        ["--model.base", "base", "--adapter", "LoRA", "--data.batch_size", "99999999999999999999"],
+        ["--model.base", "base", "--adapter", "LoRA", "--trainer.accumulate_grad_batches", "-1"],
+        ["--config"],
+        ["--config", "nowhere"],
+        ["--config", "lora_llama7b"],
+        ["--config", "quickstart"],
+    ):
+        yield Case(f"plan/{' '.join(map(_short, words)) or 'nothing'}", ["plan", *words], expect="any")
+    for words in (
+        [],
+        ["no_such"],
+        ["list", "x"],
+        ["list", "--root", "nowhere"],
+        ["list", "--root", ""],
+        ["list", "--root", "sums.json"],
+        ["list", "--root", "\udcff"],
+        ["list"],
+        ["fetch"],
+        ["fetch", "no_such"],
+        ["fetch", ""],
+        ["fetch", "gsm8k", "--no_such"],
+        ["fetch", "InstructionJSON"],
+        ["fetch", "word_problems"],
+        ["fetch", "../x"],
+        ["verify"],
+        ["verify", "no_such"],
+        ["verify", "gsm8k"],
+        ["verify", "--root", "nowhere"],
+        ["verify", "--root", "sums.json"],
+        ["verify", "word_problems"],
+        ["show"],
+        ["show", "no_such"],
+        ["show", "gsm8k"],
+        ["show", "gsm8k", "--rows", "x"],
+        ["show", "gsm8k", "--rows", "-1"],
+        ["show", "gsm8k", "--rows", "9" * 30],
+        ["show", "gsm8k", "--split", "no_such"],
+        ["show", "gsm8k", "--split", "train"],
+        ["show", "gsm8k", "--root", "nowhere"],
+        ["show", "word_problems"],
+        ["show", "arithmetic"],
+        ["show", "math_10k", "--split", "test"],
+        ["show", "a", "b"],
+        ["show", ""],
+        ["list", "--help"],
+        ["show", "--help"],
+        ["--config", "x"],
+    ):
+        yield Case(f"data-command/{' '.join(map(_short, words)) or 'nothing'}", ["data", *words], expect="any")
+    for adapter, settings in ADAPTERS.items():
+        words = ["plan", "--model.base", "base", "--adapter", adapter, *settings]
+        yield Case(f"plan/of {adapter}", words, expect="fine")
+        yield Case(f"fit/of {adapter}", fit(adapter, *settings), expect="fine")
+    yield Case("fit/resumed", RESUME, expect="fine")
+    yield Case("fit/tested", TEST, expect="fine")
+    yield Case("fit/compared", ["compare", "lora-1", "lora-1"], expect="fine")
+    published = "dataset/gsm8k/test.json"
+    for what, spoil in {
+        "empty": put(published, ""),
+        "broken": put(published, "[{"),
+        "another": put(published, '[{"instruction": "x"}]'),
+        "a folder": lambda: Path(published).mkdir(parents=True),
+        "a pipe": lambda: (Path(published).parent.mkdir(parents=True), os.mkfifo(published)),
+        "a dangling link": lambda: as_link(published, "nowhere")(),
+        "deep": put(published, "[" * 100_000),
+        "binary": put(published, os.urandom(500)),
+    }.items():
+        for action in ("list", "verify", "show gsm8k"):
+            if action != "list" or what in ("a folder", "a pipe", "a dangling link"):
+                name = f"data-command/{action} published {what}"
+                yield Case(name, ["data", *action.split()], spoil, "any", how=f"{published}: {what}")
+    for words in (
+        [],
+        ["lora-1"],
+        ["lora-1", "lora-1"],
+        ["lora-1", "no_such"],
+        ["no_such", "no_such"],
+        ["", ""],
+        [".", "."],
+        ["..", ".."],
+        ["base", "runs"],
+        ["sums.json", "sums.json"],
+        ["lora-1", "lora-1", "--seed", "x"],
+        ["lora-1", "lora-1", "--seed", "-1"],
+        ["lora-1", "lora-1", "--seed", "9" * 400],
+        ["lora-1", "lora-1", "--root", "nowhere"],
+        ["lora-1", "lora-1", "--root", "sums.json"],
+        ["lora-1", "lora-1", "--root"],
+        ["lora-1", "lora-1", "--no_such"],
+        ["\udcff", "\udcfe"],
+        ["a" * 5000, "b"],
+        ["lora-1\0", "b"],
+        ["--config", "x"],
+    ):
+        yield Case(f"compare/{' '.join(map(_short, words)) or 'none'}", ["compare", *words], expect="any")
+    yield Case("compare/no runs at all", ["compare", "lora-1", "lora-2"], remove("runs"))
+    yield Case("compare/runs a file", ["compare", "lora-1", "lora-2"], both(remove("runs"), put("runs", "x")))
+    yield Case("recipes/broken recipe", ["recipes"], put("configs/x.yaml", b"\xff\xfe# hello"), "any", ("x.yaml",))
+    yield Case("recipes/recipe a folder", ["recipes"], lambda: Path("configs/x.yaml").mkdir(parents=True), "any", ("x.yaml",))
+    yield Case("recipes/recipe a pipe", ["recipes"], lambda: (Path("configs").mkdir(), os.mkfifo("configs/x.yaml")), "any", ("x.yaml",))
+    yield Case("recipes/recipe a dangling link", ["recipes"], as_link("configs/x.yaml", "nowhere"), "any", ("x.yaml",))
+    yield Case("recipes/configs a file", ["recipes"], put("configs", "x"), "any")
+
+
+def _trained_as(adapter: str) -> Callable[[], None]:
+    """A run of another method, which is then the newest; whatever it prints is not looked at."""
+
+    def work() -> None:
+        from adapters_pl.cli import main
+
+        assert main(fit(adapter, *ADAPTERS[adapter])) == 0
+
+    return work
+
+
+FAMILIES = (
+    value_cases,
+    key_cases,
+    config_cases,
+    checkpoint_cases,
+    adapter_cases,
+    base_cases,
+    data_cases,
+    run_file_cases,
+    command_cases,
+)
+
+
 def cases() -> Iterator[Case]:
-    """All of them."""
-    yield from value_cases()
-    yield from key_cases()
-    yield from config_cases()
-    yield from checkpoint_cases()
+    """All of them; a name that comes again gets a number."""
+    seen: dict[str, int] = {}
+    for family in FAMILIES:
+        for case in family():
+            seen[case.name] = number = seen.get(case.name, 0) + 1
+            if number > 1:
+                case.name += f" ({number})"
+            yield case

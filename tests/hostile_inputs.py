@@ -54,6 +54,8 @@ class Case:
         says: patterns that the message of a refusal has to hold.
         how: what ``spoil`` does, for the report.
         environment: variables beside the usual ones.
+        within: seconds.
+        leads_out: whether the user himself has the run written elsewhere.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Case:
     says: tuple[str, ...] = ()
     how: str = ""
     environment: dict[str, str] = field(default_factory=dict)
+    leads_out: bool = False
+    within: float = HANGS_AFTER
 
 
 def prepare(folder: Path) -> None:
@@ -82,13 +86,14 @@ def prepare(folder: Path) -> None:
     import torch
 
     from adapters_pl.cli import main
-    from tests.hostile_cases import QUIET, fit
+    from tests.hostile_cases import ADAPTERS, QUIET, fit
 
     longer = ["--trainer.max_steps", "2", "--data.val_size", "2", "--trainer.log_every_n_steps", "1"]
     assert run_main(main, fit("LoRA", "--adapter.rank", "2", *longer)) == 0
     assert run_main(main, ["test", *QUIET]) == 0
     assert run_main(main, ["export", "--out", "adapter"]) == 0
-    assert run_main(main, ["plan", "--model.base", "base", "--adapter", "LoRA"]) == 0
+    for adapter in ADAPTERS:  # also for what they import
+        run_main(main, ["plan", "--model.base", "base", "--adapter", adapter, *ADAPTERS[adapter]])
     here = f"{folder.resolve()}/"
 
     def relative(tree: Any) -> Any:
@@ -178,13 +183,13 @@ def watch(folder: Path, noted: dict[str, Any]) -> None:
         elif event in writes:
             path = arguments[writes[event]]
         elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
-            if "git" not in str(arguments[:2]):
+            if not any(word in str(arguments[:2]) for word in ("'git'", "'uname'")):
                 noted.setdefault("programs", []).append(str(arguments[:2])[:200])
         elif event == "socket.getaddrinfo":
             noted.setdefault("hosts", []).append(str(arguments[0])[:80])
         if isinstance(path, (str, bytes)):
             full = os.path.abspath(os.fsdecode(path))
-            if not full.startswith((own, "/dev/", "/proc/self")) and "__pycache__" not in full:
+            if not full.startswith((own, "/dev/", "/proc/self", "/tmp/torchinductor")) and "__pycache__" not in full:
                 noted.setdefault("written", []).append(full)
 
     sys.addaudithook(look)
@@ -246,7 +251,7 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
     reason = ""
     if (folder / "spoilt").is_file():
         verdict, reason = "broken-case", (folder / "spoilt").read_text().strip().splitlines()[-1]
-    elif killed or seconds > HANGS_AFTER:
+    elif killed or seconds > case.within:
         verdict, reason = "hang", f"{seconds:.0f} s"
     elif canary or noted.get("strange") or noted.get("programs"):
         verdict, reason = "ran-code", str(noted.get("strange") or noted.get("programs") or "canary")
@@ -256,7 +261,7 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
         verdict, reason = "crash", signal.Signals(-code).name
     elif code == 2 or "internal error" in error:
         verdict = "internal"
-    elif outside:
+    elif outside and not case.leads_out:
         verdict, reason = "outside", ", ".join(outside[:3])
     elif code and lost:
         verdict, reason = "lost", ", ".join(lost[:3])
