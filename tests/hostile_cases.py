@@ -294,12 +294,12 @@ def broken_weights(path: str) -> Iterator[tuple[str, Callable[[], None]]]:
         ("shape overflows", overflow),
     ):
         yield what, header_with(path, change)
-    yield "NaN", tensors_with(path, lambda t: t[first(t)].fill_(float("nan")) and None)
-    yield "infinite", tensors_with(path, lambda t: t[first(t)].fill_(float("inf")) and None)
+    yield "NaN", tensors_with(path, lambda t: [t[first(t)].fill_(float("nan"))])
+    yield "infinite", tensors_with(path, lambda t: [t[first(t)].fill_(float("inf"))])
     yield "one transposed", tensors_with(path, lambda t: t.update({first(t): torch.zeros(7, 3)}))
     yield "one a scalar", tensors_with(path, lambda t: t.update({first(t): torch.tensor(1.0)}))
     yield "one without elements", tensors_with(path, lambda t: t.update({first(t): torch.zeros(0)}))
-    yield "one missing", tensors_with(path, lambda t: t.pop(first(t)) and None)
+    yield "one missing", tensors_with(path, lambda t: [t.pop(first(t))])
     yield "one more", tensors_with(path, lambda t: t.update({"surplus.weight": torch.zeros(2)}))
     yield "none", tensors_with(path, lambda t: t.clear())
     yield "other names", tensors_with(
@@ -693,7 +693,6 @@ def key_cases() -> Iterator[Case]:
         [""],
         ["\udcff"],
         ["fit"],
-        ["fit", "--debug"],
         ["fit", "--adapter", "LoRA"],
         ["fit", "--data", "InstructionJSON"],
         ["fit", "--data", "gsm8k", "--adapter", "LoRA"],
@@ -808,7 +807,7 @@ def config_cases() -> Iterator[Case]:
         "adapter arguments a list": put("c.yaml", "model: {base: base}\nadapter: {class_path: LoRA, init_args: [1]}\n"),
         "adapter arguments a text": put("c.yaml", "model: {base: base}\nadapter: {class_path: LoRA, init_args: x}\n"),
         "a class of os": put("c.yaml", "model: {base: base}\nadapter: {class_path: os.system, init_args: {command: ls}}\n"),
-        "a class of this": put("c.yaml", "model: {base: base}\nadapter: {class_path: this.d}\n"),
+        "a class of json": put("c.yaml", "model: {base: base}\nadapter: {class_path: json.JSONDecoder}\n"),
         "a callback of os": put(
             "c.yaml", f"{whole}trainer: {{callbacks: [{{class_path: os.system, init_args: {{command: 'touch {CANARY}'}}}}]}}\n"
         ),
@@ -1909,7 +1908,7 @@ def data_cases() -> Iterator[Case]:
         yield Case(f"hub/{word} export", words, spoil, says=("nobody-here/nothing",), within=5)
         words = ["export", "--out", "out", "--push", "nobody-here/nothing"]
         yield Case(f"hub/{word} push", words, spoil, says=("nobody-here/nothing",), within=10)
-        yield Case(f"hub/{word} fetch", ["data", "fetch", "gsm8k"], spoil, says=("fetch",), within=10)
+        yield Case(f"hub/{word} fetch", ["data", "fetch", "gsm8k"], spoil, says=("fetch",), within=10, leads_out=True)
         yield Case(f"hub/{word} published set", fit("LoRA", "--adapter.rank", "2", "--data", "gsm8k", "--data.files", "{}"), spoil, "any")
         yield Case(
             f"hub/{word} coded data set",
@@ -2163,7 +2162,7 @@ def command_cases() -> Iterator[Case]:
         ([*export, "--merge"], cut("base/model.safetensors", 0.5), "refused", ("base",)),
         (
             [*export, "--merge"],
-            tensors_with("base/model.safetensors", lambda t: next(iter(t.values())).fill_(float("nan")) and None),
+            tensors_with("base/model.safetensors", lambda t: [next(iter(t.values())).fill_(float("nan"))]),
             "refused",
             ("base",),
         ),
@@ -2181,7 +2180,8 @@ def command_cases() -> Iterator[Case]:
         ),
     ):
         name = f"export/{' '.join(map(_short, words[1:])) or 'nothing'}"
-        yield Case(name + (" (spoilt)" if spoil else ""), words, spoil, expect, says)
+        elsewhere = words[-1].startswith("/")  # where the user says
+        yield Case(name + (" (spoilt)" if spoil else ""), words, spoil, expect, says, leads_out=elsewhere)
     for adapter in ("PrefixTuning", "PromptTuning", "PTuning", "SeriesAdapter", "ParallelAdapter"):
         yield Case(
             f"export/merge {adapter}", [*export, "--merge"], _trained_as(adapter), says=(adapter,), how=f"a run of {adapter}"
@@ -2261,7 +2261,8 @@ def command_cases() -> Iterator[Case]:
         ["show", "--help"],
         ["--config", "x"],
     ):
-        yield Case(f"data-command/{' '.join(map(_short, words)) or 'nothing'}", ["data", *words], expect="any")
+        name = f"data-command/{' '.join(map(_short, words)) or 'nothing'}"
+        yield Case(name, ["data", *words], expect="any", leads_out="fetch" in words)  # into the cache
     for adapter, settings in ADAPTERS.items():
         words = ["plan", "--model.base", "base", "--adapter", adapter, *settings]
         yield Case(f"plan/of {adapter}", words, expect="fine")
