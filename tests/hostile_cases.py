@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
@@ -225,7 +224,7 @@ def tensors_with(path: str | Path, change: Callable[[dict[str, Any]], Any]) -> C
         from safetensors.torch import save_file
 
         with safe_open(path, "pt") as opened:
-            tensors, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()
+            tensors, metadata = {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata()  # noqa: SIM118
         changed = change(tensors)
         if isinstance(changed, tuple):
             tensors, metadata = changed
@@ -260,7 +259,10 @@ def broken_weights(path: str) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "garbage", put(path, os.urandom(5000))
     yield "a text", put(path, "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 123\n")
     yield "header of 2**63 bytes", put(path, (2**63 - 1).to_bytes(8, "little") + b"{}" * 50)
-    yield "header of 90 MB of blanks", put(path, (90 << 20).to_bytes(8, "little") + b"{" + b" " * ((90 << 20) - 2) + b"}")
+    yield (
+        "header of 90 MB of blanks",
+        put(path, (90 << 20).to_bytes(8, "little") + b"{" + b" " * ((90 << 20) - 2) + b"}"),
+    )
     yield "header a list", put(path, (2).to_bytes(8, "little") + b"[]")
     deep = b'{"a":' * 5000 + b"1" + b"}" * 5000
     yield "header deep", put(path, len(deep).to_bytes(8, "little") + deep)
@@ -302,8 +304,9 @@ def broken_weights(path: str) -> Iterator[tuple[str, Callable[[], None]]]:
     yield "one missing", tensors_with(path, lambda t: [t.pop(first(t))])
     yield "one more", tensors_with(path, lambda t: t.update({"surplus.weight": torch.zeros(2)}))
     yield "none", tensors_with(path, lambda t: t.clear())
-    yield "other names", tensors_with(
-        path, lambda t: ({f"x.{key}": value for key, value in t.items()}, {"format": "pt"})
+    yield (
+        "other names",
+        tensors_with(path, lambda t: ({f"x.{key}": value for key, value in t.items()}, {"format": "pt"})),
     )
     yield "a folder", as_folder(path)
     yield "a dangling link", as_link(path, "nowhere")
@@ -611,7 +614,9 @@ def value_cases() -> Iterator[Case]:
         ["--lr_scheduler", "SequentialLR"],
     ):
         said = "|".join(re.escape(part) for word in words for part in word.strip("-").split(".") if len(part) > 2)
-        yield Case(f"optimizer/{' '.join(words)}", fit("LoRA", "--adapter.rank", "2", *words), expect="any", says=(said,))
+        yield Case(
+            f"optimizer/{' '.join(words)}", fit("LoRA", "--adapter.rank", "2", *words), expect="any", says=(said,)
+        )
 
 
 def key_cases() -> Iterator[Case]:
@@ -716,7 +721,10 @@ def key_cases() -> Iterator[Case]:
         ["recipes", "x"],
         ["recipes", "--help"],
         ["recipes", "--config", "x"],
-        *([command, "--help"] for command in ("fit", "validate", "test", "predict", "plan", "export", "data", "compare")),
+        *(
+            [command, "--help"]
+            for command in ("fit", "validate", "test", "predict", "plan", "export", "data", "compare")
+        ),
         ["fit", "--help", "no_such"],
         ["fit", "--adapter.help", "LoRA"],
         ["fit", "--print_config"],
@@ -806,20 +814,33 @@ def config_cases() -> Iterator[Case]:
         "adapter class a list": put("c.yaml", "model: {base: base}\nadapter: {class_path: [LoRA]}\n"),
         "adapter arguments a list": put("c.yaml", "model: {base: base}\nadapter: {class_path: LoRA, init_args: [1]}\n"),
         "adapter arguments a text": put("c.yaml", "model: {base: base}\nadapter: {class_path: LoRA, init_args: x}\n"),
-        "a class of os": put("c.yaml", "model: {base: base}\nadapter: {class_path: os.system, init_args: {command: ls}}\n"),
+        "a class of os": put(
+            "c.yaml", "model: {base: base}\nadapter: {class_path: os.system, init_args: {command: ls}}\n"
+        ),
         "a class of json": put("c.yaml", "model: {base: base}\nadapter: {class_path: json.JSONDecoder}\n"),
         "a callback of os": put(
-            "c.yaml", f"{whole}trainer: {{callbacks: [{{class_path: os.system, init_args: {{command: 'touch {CANARY}'}}}}]}}\n"
+            "c.yaml",
+            f"{whole}trainer: {{callbacks: [{{class_path: os.system, init_args: {{command: 'touch {CANARY}'}}}}]}}\n",
         ),
         "a logger of subprocess": put(
-            "c.yaml", f"{whole}trainer: {{logger: {{class_path: subprocess.Popen, init_args: {{args: [touch, '{CANARY}']}}}}}}\n"
+            "c.yaml",
+            f"{whole}trainer: {{logger: {{class_path: subprocess.Popen, init_args: {{args: [touch, '{CANARY}']}}}}}}\n",
         ),
         "remote code": put("c.yaml", "model: {base: base, trust_remote_code: true}\nadapter: LoRA\n"),
     }
     data = [*_DATA, *_SHORT, *QUIET]
     for what, spoil in kinds.items():
         yield Case(f"config/{what}", ["fit", "--config", "c.yaml", *data], spoil, "any", how=f"c.yaml: {what}")
-    for what in ("a list", "a key twice", "os.mkdir tag", "aliases that grow", "deep lists", "a pipe", "UTF-16", "a folder"):
+    for what in (
+        "a list",
+        "a key twice",
+        "os.mkdir tag",
+        "aliases that grow",
+        "deep lists",
+        "a pipe",
+        "UTF-16",
+        "a folder",
+    ):
         yield Case(f"config/plan {what}", ["plan", "--config", "c.yaml"], kinds[what], "any", how=f"c.yaml: {what}")
         yield Case(f"config/test {what}", [*TEST, "--config", "c.yaml"], kinds[what], "any", how=f"c.yaml: {what}")
 
@@ -963,7 +984,12 @@ def checkpoint_cases() -> Iterator[Case]:
     }
     for what, change in tampered.items():
         for words in (TEST, RESUME, ["export", "--out", "out"]):
-            if words is TEST or what in ("state NaN", "state one other shape", "state one missing", "state one complex"):
+            if words is TEST or what in (
+                "state NaN",
+                "state one other shape",
+                "state one missing",
+                "state one complex",
+            ):
                 yield Case(f"state/{words[0]} {what[6:]}", words, stored_with(change), "any", how=what)
     lightning: list[tuple[Any, ...]] = [
         ("loops",),
@@ -1039,7 +1065,7 @@ def checkpoint_cases() -> Iterator[Case]:
         "dirpath elsewhere": lambda s: [
             c.update(dirpath="../elsewhere") for c in s["callbacks"].values() if "dirpath" in c
         ],
-        "callbacks of texts": lambda s: s.update(callbacks={key: "x" for key in s["callbacks"]}),
+        "callbacks of texts": lambda s: s.update(callbacks=dict.fromkeys(s["callbacks"], "x")),
         "callbacks empty": lambda s: s.update(callbacks={key: {} for key in s["callbacks"]}),
         "callbacks of another class": lambda s: s["callbacks"].update({"evil.C": {"x": 1}}),
         "two optimizers": lambda s: s["optimizer_states"].append(s["optimizer_states"][0]),
@@ -1119,7 +1145,11 @@ def _class_cases() -> Iterator[Case]:
         for words in (TEST, RESUME):
             if words is RESUME or section in ("adapter", "model", "data"):
                 yield Case(
-                    f"class/{words[0]} {what}", words, recorded(*keys, value=value), "any", how=f"config.{keys}: {value}"
+                    f"class/{words[0]} {what}",
+                    words,
+                    recorded(*keys, value=value),
+                    "any",
+                    how=f"config.{keys}: {value}",
                 )
     yield Case(
         "class/export adapter",
@@ -1128,7 +1158,10 @@ def _class_cases() -> Iterator[Case]:
         says=("evil",),
     )
     for spelling, value in {
-        "init_args": {"class_path": "adapters_pl.CausalLMModule", "init_args": {"base": "coded", "trust_remote_code": True}},
+        "init_args": {
+            "class_path": "adapters_pl.CausalLMModule",
+            "init_args": {"base": "coded", "trust_remote_code": True},
+        },
         "bare": {"base": "coded", "trust_remote_code": True},
         "dict_kwargs": {
             "class_path": "adapters_pl.CausalLMModule",
@@ -1140,9 +1173,13 @@ def _class_cases() -> Iterator[Case]:
             "init_args.base": "coded",
             "init_args.trust_remote_code": True,
         },
-        "text": {"class_path": "adapters_pl.CausalLMModule", "init_args": {"base": "coded", "trust_remote_code": "true"}},
+        "text": {
+            "class_path": "adapters_pl.CausalLMModule",
+            "init_args": {"base": "coded", "trust_remote_code": "true"},
+        },
         "one": {"class_path": "adapters_pl.CausalLMModule", "init_args": {"base": "coded", "trust_remote_code": 1}},
-        "text of a mapping": "{class_path: adapters_pl.CausalLMModule, init_args: {base: coded, trust_remote_code: true}}",
+        "text of a mapping": "{class_path: adapters_pl.CausalLMModule, "
+        "init_args: {base: coded, trust_remote_code: true}}",
         "base a mapping": {
             "class_path": "adapters_pl.CausalLMModule",
             "init_args": {"base": {"base": "coded", "trust_remote_code": True}},
@@ -1157,7 +1194,9 @@ def _class_cases() -> Iterator[Case]:
                 how=f"config.model: {value}",
             )
     yield Case("class/fit coded base", _based("coded"), coded_base, says=("coded",), how="auto_map")
-    yield Case("class/plan coded base", ["plan", "--model.base", "coded", "--adapter", "LoRA"], coded_base, says=("coded",))
+    yield Case(
+        "class/plan coded base", ["plan", "--model.base", "coded", "--adapter", "LoRA"], coded_base, says=("coded",)
+    )
     latest: dict[str, str | bytes] = {
         "climbs": "../../x",
         "absolute": "/etc",
@@ -1194,11 +1233,29 @@ def _class_cases() -> Iterator[Case]:
     for what, (file, to) in links.items():
         for words in (TEST, RESUME):
             yield Case(f"run/{words[0]} link {what}", words, _moved_out(file, to), "any", how=f"{file} -> {to}")
-    yield Case("run/predict link predicted", ["predict", "--data.test_path", "sums.json", *QUIET], _moved_out(*links["predicted"]), "any")
+    yield Case(
+        "run/predict link predicted",
+        ["predict", "--data.test_path", "sums.json", *QUIET],
+        _moved_out(*links["predicted"]),
+        "any",
+    )
     yield Case("run/test link run", TEST, _moved_out(RUN, "../../elsewhere/run"), "any", how="the run a link")
-    yield Case("run/fit link runs", fit("LoRA", "--adapter.rank", "2"), both(remove("runs"), as_link("runs", "../elsewhere")), "fine", leads_out=True)
-    yield Case("run/fit dangling runs", fit("LoRA", "--adapter.rank", "2"), as_link("runs", "nowhere"), "any", ("runs",))
-    yield Case("run/fit runs a file", fit("LoRA", "--adapter.rank", "2"), both(remove("runs"), put("runs", "x")), says=("runs",))
+    yield Case(
+        "run/fit link runs",
+        fit("LoRA", "--adapter.rank", "2"),
+        both(remove("runs"), as_link("runs", "../elsewhere")),
+        "fine",
+        leads_out=True,
+    )
+    yield Case(
+        "run/fit dangling runs", fit("LoRA", "--adapter.rank", "2"), as_link("runs", "nowhere"), "any", ("runs",)
+    )
+    yield Case(
+        "run/fit runs a file",
+        fit("LoRA", "--adapter.rank", "2"),
+        both(remove("runs"), put("runs", "x")),
+        says=("runs",),
+    )
     yield Case("run/test no runs", TEST, remove("runs"), says=("runs",))
     yield Case("run/test no checkpoints", TEST, remove(RUN / "checkpoints"), says=("last.ckpt",))
     yield Case("run/test no config", TEST, remove(RUN / "config.yaml"), "any")
@@ -1345,19 +1402,46 @@ def adapter_cases() -> Iterator[Case]:
     }
     for what, spoil in files.items():
         says = () if what in ("missing", "a key twice", "with BOM") else ("adapter",)
-        yield Case(f"adapterdir/test config {what}", ways["test"], spoil, "any", says, how=f"adapter_config.json: {what}")
+        yield Case(
+            f"adapterdir/test config {what}", ways["test"], spoil, "any", says, how=f"adapter_config.json: {what}"
+        )
     for what in ("no JSON", "deep objects", "a pipe", "missing"):
         for way in ("fit", "export"):
             yield Case(f"adapterdir/{way} config {what}", ways[way], files[what], "any", ("adapter",), how=what)
     slow = (r"(.*)*(.*)*(.*)*x!", r"(\w+\.?)+!", "(a|a)*(" + "a|" * 200 + "b)!", "(" * 3000 + "a" + ")" * 3000)
     wrong: dict[str, list[Any]] = {
         "peft_type": ["missing", None, [], {}, 3, "NO_SUCH", "lora", "IA3", "PREFIX_TUNING", "OFT", "a" * 100_000],
-        "base_model_name_or_path": ["missing", None, "", 3, [], "no_such", "../..", "/etc", "nobody-here/nothing", "\ud800"],
+        "base_model_name_or_path": [
+            "missing",
+            None,
+            "",
+            3,
+            [],
+            "no_such",
+            "../..",
+            "/etc",
+            "nobody-here/nothing",
+            "\ud800",
+        ],
         "revision": [3, "x", [], "../x"],
         "r": ["missing", None, "x", -1, 0, 1.5, [], {}, 10**30, True, float("nan"), 2_000_000_000],
         "lora_alpha": ["missing", None, "x", -1, [], float("inf"), 10**400],
         "lora_dropout": [None, "x", -1, 2, [], float("nan")],
-        "target_modules": ["missing", None, [], "", 3, {}, [3], [None], ["no_such"], "(", "no_such", *slow, ["a" * 100_000]],
+        "target_modules": [
+            "missing",
+            None,
+            [],
+            "",
+            3,
+            {},
+            [3],
+            [None],
+            ["no_such"],
+            "(",
+            "no_such",
+            *slow,
+            ["a" * 100_000],
+        ],
         "layers_to_transform": ["x", [99], [-1], [None], {}, 1.5],
         "layers_pattern": ["(", 3, ["("], "no_such", slow[0]],
         "rank_pattern": ["x", [], {"(": 2}, {"q_proj": "x"}, {"q_proj": -1}, {"q_proj": 10**9}, {slow[0]: 2}, {"": 3}],
@@ -1395,7 +1479,9 @@ def adapter_cases() -> Iterator[Case]:
             if key in ("target_modules", "peft_type", "r") and (value in slow or value in (None, "x", "missing")):
                 yield Case(name.replace("test", "export", 1), ways["export"], spoil, "any", how=how)
     for what, spoil in broken_weights(weights):
-        yield Case(f"adapterdir/test weights {what}", ways["test"], spoil, "refused", ("adapter",), how=f"weights: {what}")
+        yield Case(
+            f"adapterdir/test weights {what}", ways["test"], spoil, "refused", ("adapter",), how=f"weights: {what}"
+        )
     for what, spoil in broken_weights(weights):
         if what in ("missing", "cut at 50%", "NaN", "one transposed", "a folder"):
             for way in ("fit", "export"):
@@ -1415,7 +1501,9 @@ def adapter_cases() -> Iterator[Case]:
         "a folder": as_folder(old),
         "a pipe": as_fifo(old),
     }.items():
-        yield Case(f"adapterdir/test bin {what}", ways["test"], both(remove(weights), spoil), says=("adapter",), how=what)
+        yield Case(
+            f"adapterdir/test bin {what}", ways["test"], both(remove(weights), spoil), says=("adapter",), how=what
+        )
     for what, tokens in {
         "no JSON": "x",
         "a number": "3",
@@ -1431,7 +1519,12 @@ def adapter_cases() -> Iterator[Case]:
         yield Case(f"adapterdir/test metadata {what}", ways["test"], spoil, says=("adapter",), how=what)
     yield Case("adapterdir/test with adapter", [*ways["test"], "--adapter", "IA3"], says=("adapter",))
     yield Case("adapterdir/test with ckpt_path", [*ways["test"], "--ckpt_path", "last"], says=("ckpt_path",))
-    yield Case("adapterdir/test weights not finite alpha", ways["test"], json_with(config, place("lora_alpha", value=1e308)), "any")
+    yield Case(
+        "adapterdir/test weights not finite alpha",
+        ways["test"],
+        json_with(config, place("lora_alpha", value=1e308)),
+        "any",
+    )
 
 
 # ---- bases
@@ -1483,7 +1576,12 @@ def base_cases() -> Iterator[Case]:
         "eos_token_id": ["x", -5, 10**6, [2, 3], None],
         "bos_token_id": ["x", 10**6],
         "rope_parameters": ["x", None, [], {"rope_type": "no_such"}, {"rope_theta": "x"}, {"rope_type": "yarn"}],
-        "rope_scaling": ["x", {"type": "no_such", "factor": 2}, {"type": "linear", "factor": -1}, {"rope_type": "dynamic"}],
+        "rope_scaling": [
+            "x",
+            {"type": "no_such", "factor": 2},
+            {"type": "linear", "factor": -1},
+            {"rope_type": "dynamic"},
+        ],
         "rope_theta": ["x", -1, 0],
         "dtype": ["x", 3, "float8_e4m3fn", "int8", []],
         "torch_dtype": ["no_such"],
@@ -1519,9 +1617,11 @@ def base_cases() -> Iterator[Case]:
             names[name] = names.get(name, 0) + 1
             spoil, how = json_with(config, change), f"config.json {name}"
             yield Case(f"base/plan {name}", ways["plan"], spoil, "any", ("base",), how=how)
-            tested = ("num_hidden_layers", "num_key_value_heads", "vocab_size", "max_position_embeddings", "pad_token_id",
-                      "eos_token_id", "rms_norm_eps", "rope_parameters", "attention_dropout", "tie_word_embeddings",
-                      "quantization_config", "head_dim", "attention_bias")  # fmt: skip
+            tested = (
+                *("num_hidden_layers", "num_key_value_heads", "vocab_size", "max_position_embeddings", "pad_token_id"),
+                *("eos_token_id", "rms_norm_eps", "rope_parameters", "attention_dropout", "tie_word_embeddings"),
+                *("quantization_config", "head_dim", "attention_bias"),
+            )
             if key in tested:
                 yield Case(f"base/test {name}", ways["test"], spoil, "any", ("base",), how=how)
     for what, spoil in broken_weights(weights):
@@ -1538,7 +1638,9 @@ def base_cases() -> Iterator[Case]:
         "bin empty": put(old, b""),
         "bin a list": torch_pickled(old, lambda: [1]),
         "bin of texts": torch_pickled(old, lambda: {"a": "b"}),
-        "index missing shard": put(index, json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "m-1.safetensors"}})),
+        "index missing shard": put(
+            index, json.dumps({"metadata": {}, "weight_map": {"lm_head.weight": "m-1.safetensors"}})
+        ),
         "index no JSON": put(index, "x"),
         "index a list": put(index, "[]"),
         "index no map": put(index, "{}"),
@@ -1576,7 +1678,7 @@ def base_cases() -> Iterator[Case]:
         ),
         "vocabulary of huge ids": json_with(tokenizer, place("model", "vocab", "a", value=2**32 - 1)),
         "vocabulary of the same id": json_with(
-            tokenizer, lambda t: t["model"]["vocab"].update({k: 5 for k in t["model"]["vocab"]})
+            tokenizer, lambda t: t["model"]["vocab"].update(dict.fromkeys(t["model"]["vocab"], 5))
         ),
         "merges wrong": json_with(tokenizer, place("model", "merges", value=[["q", "zzz"]])),
         "merges a number": json_with(tokenizer, place("model", "merges", value=3)),
@@ -1589,12 +1691,16 @@ def base_cases() -> Iterator[Case]:
         ),
         "pre-tokenizer with a broken pattern": json_with(
             tokenizer,
-            place("pre_tokenizer", value={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False}),
+            place(
+                "pre_tokenizer",
+                value={"type": "Split", "pattern": {"Regex": "("}, "behavior": "Isolated", "invert": False},
+            ),
         ),
         "pre-tokenizer that removes all": json_with(
             tokenizer,
             place(
-                "pre_tokenizer", value={"type": "Split", "pattern": {"Regex": "."}, "behavior": "Removed", "invert": False}
+                "pre_tokenizer",
+                value={"type": "Split", "pattern": {"Regex": "."}, "behavior": "Removed", "invert": False},
             ),
         ),
         "decoder null": json_with(tokenizer, place("decoder", value=None)),
@@ -1631,11 +1737,17 @@ def base_cases() -> Iterator[Case]:
         "generation config a list": put("base/generation_config.json", "[]"),
         "generation config wrong": put("base/generation_config.json", '{"max_length": "x", "eos_token_id": "y"}'),
         "generation config end token": put("base/generation_config.json", '{"eos_token_id": [[]], "do_sample": 3}'),
-        "generation config forced": put("base/generation_config.json", '{"forced_eos_token_id": 10000, "num_beams": -3}'),
-        "generation config custom": put("base/generation_config.json", '{"custom_generate": "x", "trust_remote_code": true}'),
+        "generation config forced": put(
+            "base/generation_config.json", '{"forced_eos_token_id": 10000, "num_beams": -3}'
+        ),
+        "generation config custom": put(
+            "base/generation_config.json", '{"custom_generate": "x", "trust_remote_code": true}'
+        ),
     }.items():
         yield Case(f"tokenizer/test {what}", ways["test"], spoil, "any", ("base",), how=f"tokenizer: {what}")
-    yield Case("tokenizer/test custom generate code", ways["test"], _custom_generate, "any", how="custom_generate/generate.py")
+    yield Case(
+        "tokenizer/test custom generate code", ways["test"], _custom_generate, "any", how="custom_generate/generate.py"
+    )
     for what in ("missing", "cut", "vocabulary beyond the base"):
         spoil = {
             "missing": remove(tokenizer),
@@ -1684,10 +1796,24 @@ def base_cases() -> Iterator[Case]:
         yield Case(f"chat/test {what}", words, spoil, "fine" if what == "good" else "any", how=f"chat_template: {what}")
     for what in ("loops", "sandbox import", "raises", "huge text", "undefined attribute"):
         spoil = put("base/chat_template.jinja", templates[what])
-        yield Case(f"chat/fit file {what}", [*ways["fit"], "--data.template", "chat"], spoil, "any", how=f"jinja: {what}")
-    yield Case("chat/test template a folder", [*base_test(), "--data.template", "chat"], as_folder("base/chat_template.jinja"), "any")
-    yield Case("chat/test template binary", [*base_test(), "--data.template", "chat"], put("base/chat_template.jinja", b"\xff\xfe"), "any")
-    yield Case("chat/fit good", [*ways["fit"], "--data.template", "chat"], put("base/chat_template.jinja", good), "fine")
+        yield Case(
+            f"chat/fit file {what}", [*ways["fit"], "--data.template", "chat"], spoil, "any", how=f"jinja: {what}"
+        )
+    yield Case(
+        "chat/test template a folder",
+        [*base_test(), "--data.template", "chat"],
+        as_folder("base/chat_template.jinja"),
+        "any",
+    )
+    yield Case(
+        "chat/test template binary",
+        [*base_test(), "--data.template", "chat"],
+        put("base/chat_template.jinja", b"\xff\xfe"),
+        "any",
+    )
+    yield Case(
+        "chat/fit good", [*ways["fit"], "--data.template", "chat"], put("base/chat_template.jinja", good), "fine"
+    )
 
 
 def _no_template_file() -> None:
@@ -1792,7 +1918,7 @@ def data_cases() -> Iterator[Case]:
         "json many columns": json.dumps([{**row, **{f"c{n}": n for n in range(20_000)}}]),
         "json escape codes": changed(instruction="\x1b[31mred\x1b[0m\x07"),
         "json special tokens": changed(instruction="<eos><pad><bos>", output="<eos>"),
-        "json key twice": '[{"instruction": "a", "instruction": "b", "output": "c"}, {"instruction": "d", "output": "e"}]',
+        "json key twice": '[{"instruction": "a", "instruction": "b", "output": "c"}, {"instruction": "d"}]',
         "jsonl empty": "",
         "jsonl blank lines": "\n\n" + lines.replace("\n", "\n\n"),
         "jsonl list": json.dumps(rows),
@@ -1877,7 +2003,9 @@ def data_cases() -> Iterator[Case]:
                 yield Case(f"file/fit parquet cut {share}", words, spoil, says=("d.parquet",), how="parquet cut")
             for share in (0.1, 0.4, 0.7):
                 spoil = both(parquet(make), flip("d.parquet", share, 30))
-                yield Case(f"file/fit parquet overwritten {share}", words, spoil, "any", ("d.parquet",), how="overwritten")
+                yield Case(
+                    f"file/fit parquet overwritten {share}", words, spoil, "any", ("d.parquet",), how="overwritten"
+                )
     for what, spoil in {
         "folder": as_folder("d.json"),
         "pipe": as_fifo("d.json"),
@@ -1909,7 +2037,12 @@ def data_cases() -> Iterator[Case]:
         words = ["export", "--out", "out", "--push", "nobody-here/nothing"]
         yield Case(f"hub/{word} push", words, spoil, says=("nobody-here/nothing",), within=10)
         yield Case(f"hub/{word} fetch", ["data", "fetch", "gsm8k"], spoil, says=("fetch",), within=10, leads_out=True)
-        yield Case(f"hub/{word} published set", fit("LoRA", "--adapter.rank", "2", "--data", "gsm8k", "--data.files", "{}"), spoil, "any")
+        yield Case(
+            f"hub/{word} published set",
+            fit("LoRA", "--adapter.rank", "2", "--data", "gsm8k", "--data.files", "{}"),
+            spoil,
+            "any",
+        )
         yield Case(
             f"hub/{word} coded data set",
             fit("LoRA", "--adapter.rank", "2", "--data.path", "own/data"),
@@ -1954,8 +2087,8 @@ def run_file_cases() -> Iterator[Case]:
         "sets a list": json_with(results, place("sets", value=[1])),
         "sets a text": json_with(results, place("sets", value="x")),
         "sets empty": json_with(results, place("sets", value={})),
-        "sets of texts": sets(lambda found: found.update({key: "x" for key in found})),
-        "sets of nulls": sets(lambda found: found.update({key: None for key in found})),
+        "sets of texts": sets(lambda found: found.update(dict.fromkeys(found, "x"))),
+        "sets of nulls": sets(lambda found: found.update(dict.fromkeys(found))),
         "sets of lists": sets(lambda found: found.update({key: [1] for key in found})),
         "a set that climbs": sets(lambda found: found.update({"../../../elsewhere/x": first(found)})),
         "a set that is absolute": sets(lambda found: found.update({"/etc/passwd": first(found)})),
@@ -1985,7 +2118,9 @@ def run_file_cases() -> Iterator[Case]:
     }
     for what, spoil in kinds.items():
         yield Case(f"results/test {what}", TEST, spoil, "any", ("results.json",), how=f"results.json: {what}")
-        yield Case(f"results/compare {what}", compare, both(copy, spoil), "any", ("results|run",), how=f"results.json: {what}")
+        yield Case(
+            f"results/compare {what}", compare, both(copy, spoil), "any", ("results|run",), how=f"results.json: {what}"
+        )
     yield Case("results/test n 1", [*TEST, "--overwrite"], sets(lambda found: first(found).update(n=1)), "any")
     for what in ("no JSON", "a list", "sets of texts", "a pipe"):
         words = ["predict", "--data.test_path", "sums.json", *QUIET]
@@ -2029,16 +2164,27 @@ def run_file_cases() -> Iterator[Case]:
     }
     for what, spoil in broken.items():
         yield Case(f"predictions/compare {what}", compare, both(copy, spoil), "any", ("predictions|run",), how=what)
-        if what in ("empty", "no JSON", "cut", "a folder", "a pipe", "numbers", "deep", "correct missing", "output missing"):
+        if what in (
+            "empty",
+            "no JSON",
+            "cut",
+            "a folder",
+            "a pipe",
+            "numbers",
+            "deep",
+            "correct missing",
+            "output missing",
+        ):
             words = [*TEST, "--data.eval_batch_size", "1"]
             # The figures are another test's of the same rows, so that the two are compared.
             spoil = both(spoil, sets(lambda found: first(found).update(predictions_sha256="0" * 64)))
             yield Case(f"predictions/test {what}", words, spoil, "any", how=f"predictions: {what}")
 
     def partial(content: str | bytes) -> Callable[[], None]:
-        return lambda: [
-            write(file.with_suffix(".partial.jsonl"), content) for file in (RUN / "predictions").glob("*.jsonl")
-        ] and None
+        return lambda: (
+            [write(file.with_suffix(".partial.jsonl"), content) for file in (RUN / "predictions").glob("*.jsonl")]
+            and None
+        )
 
     for what, content in {
         "empty": "",
@@ -2080,7 +2226,9 @@ def run_file_cases() -> Iterator[Case]:
     slurm = {"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "bash"}
     for what, content in {"broken": "{[x", "a list": "[1]", "binary": b"\xff\xfe", "deep": "[" * 100_000}.items():
         words = fit("LoRA", "--adapter.rank", "2")
-        yield Case(f"about/requeued environment {what}", words, put(environment, content), "any", how=what, environment=slurm)
+        yield Case(
+            f"about/requeued environment {what}", words, put(environment, content), "any", how=what, environment=slurm
+        )
     words = fit("LoRA", "--adapter.rank", "2")
     yield Case("about/restart count text", words, None, "any", environment={**slurm, "SLURM_RESTART_COUNT": "x"})
     for what, folder in {"checkpoints": RUN / "checkpoints", "predictions": RUN / "predictions"}.items():
@@ -2088,7 +2236,9 @@ def run_file_cases() -> Iterator[Case]:
         yield Case(f"about/test {what} a file", TEST, spoil, "any", (what,), how=f"{what} a file")
         yield Case(f"about/fit {what} a file", RESUME, spoil, "any", how=f"{what} a file")
     yield Case("about/fit disk full", RESUME, _small_files, "any", how="no file may be larger than 4 KiB")
-    yield Case("about/export disk full", ["export", "--out", "out"], _small_files, "any", how="no file larger than 4 KiB")
+    yield Case(
+        "about/export disk full", ["export", "--out", "out"], _small_files, "any", how="no file larger than 4 KiB"
+    )
     yield Case("about/test disk full", TEST, _small_files, "any", how="no file may be larger than 4 KiB")
 
 
@@ -2184,7 +2334,11 @@ def command_cases() -> Iterator[Case]:
         yield Case(name + (" (spoilt)" if spoil else ""), words, spoil, expect, says, leads_out=elsewhere)
     for adapter in ("PrefixTuning", "PromptTuning", "PTuning", "SeriesAdapter", "ParallelAdapter"):
         yield Case(
-            f"export/merge {adapter}", [*export, "--merge"], _trained_as(adapter), says=(adapter,), how=f"a run of {adapter}"
+            f"export/merge {adapter}",
+            [*export, "--merge"],
+            _trained_as(adapter),
+            says=(adapter,),
+            how=f"a run of {adapter}",
         )
     for words in (
         [],
@@ -2312,8 +2466,16 @@ def command_cases() -> Iterator[Case]:
     yield Case("compare/no runs at all", ["compare", "lora-1", "lora-2"], remove("runs"))
     yield Case("compare/runs a file", ["compare", "lora-1", "lora-2"], both(remove("runs"), put("runs", "x")))
     yield Case("recipes/broken recipe", ["recipes"], put("configs/x.yaml", b"\xff\xfe# hello"), "any", ("x.yaml",))
-    yield Case("recipes/recipe a folder", ["recipes"], lambda: Path("configs/x.yaml").mkdir(parents=True), "any", ("x.yaml",))
-    yield Case("recipes/recipe a pipe", ["recipes"], lambda: (Path("configs").mkdir(), os.mkfifo("configs/x.yaml")), "any", ("x.yaml",))
+    yield Case(
+        "recipes/recipe a folder", ["recipes"], lambda: Path("configs/x.yaml").mkdir(parents=True), "any", ("x.yaml",)
+    )
+    yield Case(
+        "recipes/recipe a pipe",
+        ["recipes"],
+        lambda: (Path("configs").mkdir(), os.mkfifo("configs/x.yaml")),
+        "any",
+        ("x.yaml",),
+    )
     yield Case("recipes/recipe a dangling link", ["recipes"], as_link("configs/x.yaml", "nowhere"), "any", ("x.yaml",))
     yield Case("recipes/configs a file", ["recipes"], put("configs", "x"), "any")
 

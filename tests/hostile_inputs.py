@@ -24,6 +24,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -81,7 +82,12 @@ def prepare(folder: Path) -> None:
     tiny_model("llama").save_pretrained("base")
     tiny_tokenizer().save_pretrained("base")
     rows = [
-        {"instruction": f"What is {a} plus {b}?", "input": "", "output": f"The answer is {a + b}.", "answer": str(a + b)}
+        {
+            "instruction": f"What is {a} plus {b}?",
+            "input": "",
+            "output": f"The answer is {a + b}.",
+            "answer": str(a + b),
+        }
         for a in range(5)
         for b in range(8)
     ]
@@ -216,6 +222,7 @@ def attempt(case: Case, folder: Path) -> int:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_SIZE, FILE_SIZE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.alarm(int(KILLED_AFTER) + 9)  # where nobody is left to kill it
     before = set(sys.modules)
     watch(folder, noted)
     try:
@@ -371,10 +378,8 @@ def main() -> int:
                     killed.add(child)
                 continue
             del running[child]
-            try:
+            with suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)  # what it may have started
-            except ProcessLookupError:
-                pass
             result = judge(case, folder, os.waitstatus_to_exitcode(status), seconds, child in killed)
             found.append(result)
             if out:
@@ -410,7 +415,9 @@ def summarise(found: list[dict[str, Any]]) -> None:
     families = list(dict.fromkeys(family for family, _ in table))
     print(f"{'':<14}", *(f"{verdict:>11}" for verdict in (*verdicts, "all")))
     for family in (*families, "all"):
-        counts = [sum(n for (f, v), n in table.items() if v == verdict and family in (f, "all")) for verdict in verdicts]
+        counts = [
+            sum(n for (f, v), n in table.items() if v == verdict and family in (f, "all")) for verdict in verdicts
+        ]
         print(f"{family:<14}", *(f"{count or '.':>11}" for count in (*counts, sum(counts))))
 
 
@@ -419,7 +426,9 @@ def listing(found: list[dict[str, Any]]) -> str:
     lines = []
     for result in sorted(found, key=lambda result: (result["verdict"], result["name"])):
         if result["verdict"] not in GOOD:
-            command = " ".join(word if len(word) < 200 else f"{word[:80]}...({len(word)})" for word in result["command"])
+            command = " ".join(
+                word if len(word) < 200 else f"{word[:80]}...({len(word)})" for word in result["command"]
+            )
             lines += [f"{result['verdict'].upper()}  {result['name']}  rc {result['rc']}, {result['seconds']} s"]
             lines += [f"    $ {command}"]
             lines += [f"    where: {result['how']}"] if result["how"] else []
