@@ -582,7 +582,9 @@ def value_cases() -> Iterator[Case]:
     for key, values in _TRAINER_VALUES.items():
         for value in values:
             words = fit("LoRA", "--adapter.rank", "2", f"--trainer.{key}={value}")
-            yield Case(f"trainer/{key}={_short(value)}", words, expect="any", says=(f"{key}|{re.escape(value)[:30]}",))
+            says = (f"{key}|{re.escape(value)[:30]}",)
+            elsewhere = value.startswith("/")  # where the user says
+            yield Case(f"trainer/{key}={_short(value)}", words, expect="any", says=says, leads_out=elsewhere)
     for value in ("", "abc", "-1", "1.5", "nan", "[]", HUGE, "4294967296", "null", "true"):
         words = fit("LoRA", "--adapter.rank", "2", f"--seed_everything={value}")
         yield Case(f"trainer/seed_everything={_short(value)}", words, expect="any", says=("seed",))
@@ -2163,7 +2165,9 @@ def run_file_cases() -> Iterator[Case]:
         "row text": lines_with(lambda row: row.update(row="x")),
     }
     for what, spoil in broken.items():
-        yield Case(f"predictions/compare {what}", compare, both(copy, spoil), "any", ("predictions|run",), how=what)
+        yield Case(
+            f"predictions/compare {what}", compare, both(copy, spoil), "any", ("predictions|run|lora-1",), how=what
+        )
         if what in (
             "empty",
             "no JSON",

@@ -275,7 +275,7 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
         verdict, reason = "outside", ", ".join(outside[:3])
     elif code and lost:
         verdict, reason = "lost", ", ".join(lost[:3])
-    elif ADVICE.search(error + out):
+    elif code and ADVICE.search(error + out):
         verdict, reason = "advice", ADVICE.search(error + out)[0]  # type: ignore[index]
     elif code == 0:
         verdict = "accepted" if case.expect == "refused" else "fine"
@@ -297,6 +297,7 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
         "reason": reason,
         "command": ["adapters-pl", *case.arguments],
         "how": case.how,
+        "expect": case.expect,
         "rc": code,
         "seconds": round(seconds, 2),
         "message": [line[:400] for line in message[:4]],
@@ -437,6 +438,8 @@ def listing(found: list[dict[str, Any]]) -> str:
     littered = [result for result in found if result["rc"] == 1 and result["left"]]
     lines += ["", "Refused, and yet something new is left in the folder:"]
     lines += [f"  {result['name']}: {', '.join(result['left'])}" for result in littered]
+    lines += ["", "Ended well, and may be nonsense all the same:"]
+    lines += [f"  {result['name']}" for result in found if result["verdict"] == "fine" and result["expect"] == "any"]
     lines += ["", "Left in the folder of temporary files:"]
     lines += [f"  {r['name']}: {', '.join(r['temporary'])}" for r in found if r["temporary"] and r["verdict"] != "hang"]
     return "\n".join(lines) + "\n"
