@@ -138,7 +138,9 @@ def place(*keys: Any, value: Any = None, drop: bool = False) -> Callable[[Any], 
     def work(tree: Any) -> None:
         for key in keys[:-1]:
             tree = tree[key]
-        if drop:
+        if drop and isinstance(tree, dict):
+            tree.pop(keys[-1], None)
+        elif drop:
             del tree[keys[-1]]
         else:
             tree[keys[-1]] = value
@@ -1303,7 +1305,9 @@ def _shard() -> None:
     for key in list(stored["state_dict"]):
         mine[f"/state_dict/{key}"] = stored["state_dict"][key]
         stored["state_dict"][key] = {"__stored_in_parts__": f"/state_dict/{key}"}
-    LAST.mkdir()
+    folder = LAST.with_name("last.ckpt-2")
+    folder.mkdir()
+    LAST.symlink_to(folder.name)
     torch.save(mine, LAST / "part-0.pt")
     torch.save({"parts": 1, "checkpoint": stored}, LAST / "rest.pt")
 
