@@ -157,7 +157,11 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
         raise
     except Exception as error:  # the tokenizers raise whatever they please
         raise _unreachable(base, "tokenizer", error) from error
-    if tokenizer.eos_token_id is None:
+    try:
+        tokenizer("One line,\nand another.")
+    except Exception as error:
+        raise _unreachable(base, "tokenizer", error) from error
+    if not isinstance(tokenizer.eos_token_id, int):
         raise UserError(
             f"base '{base}': its tokenizer has no end token, so no answer could end. "
             "Set eos_token in its tokenizer_config.json."

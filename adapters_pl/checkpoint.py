@@ -150,6 +150,8 @@ class SavedAdapters:
             if key not in self.tensors:
                 raise UserError(f"{self.where}: does not fit this model: {key} is missing.")
             tensor = self.tensors[key]
+            if tensor.is_floating_point() != parameter.is_floating_point():
+                raise UserError(f"{self.where}: {key} holds {tensor.dtype}, this model needs {parameter.dtype}.")
             if tensor.shape != parameter.shape:
                 raise UserError(
                     f"{self.where}: belongs to another base: {key} has shape {tuple(tensor.shape)}, "
@@ -264,10 +266,11 @@ def _read_directory(folder: Path, base: PretrainedConfig, name: str) -> SavedAda
     config = read_json(folder / CONFIG_NAME)
     old = not (folder / WEIGHTS_NAME).is_file() and (folder / OLD_WEIGHTS_NAME).is_file()
     tensors, metadata = _read_old_weights(folder) if old else _read_weights(folder)
-    method = next((cls for cls in _methods() if cls.reads(config)), None)
+    texts = isinstance(config.get("peft_type"), str)
+    method = next((cls for cls in _methods() if texts and cls.reads(config)), None)
     if method is None:
         known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
-        raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
+        raise UserError(f"{folder}: peft_type {config.get('peft_type')!r:.80} is not known (known: {known}).")
     with reading(folder / CONFIG_NAME, "mend it, or take another copy of the adapter"):
         config, tensors = method.convert(config, tensors, base, old)
         adapter = method.from_peft(config, name)
@@ -389,6 +392,7 @@ def check_checkpoint(ours: Any, state: Any, where: object) -> None:
         and has_shape(rest["add_tokens"], ([str], None))
         and ours["base"].get("quantization") in (None, "8bit", "4bit")
         and has_shape(state, {str: Tensor})
+        and all(value.layout is torch.strided and not value.is_quantized for value in state.values())
     )
     if not fine:
         raise UserError(f"{where}: what it says of itself is not as adapters-pl writes it; take another checkpoint.")

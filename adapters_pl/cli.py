@@ -102,6 +102,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except RecursionError:
+        if debug:
+            raise
+        print("error: an argument, or a file that it names, is nested too deep.", file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if debug or error.errno is None or isinstance(error, BrokenPipeError):
+            raise
+        named = f"{error.filename}: " if error.filename else ""
+        print(f"error: {named}{error.strerror}; see to it, or name another place.", file=sys.stderr)
+        return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

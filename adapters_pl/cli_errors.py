@@ -19,6 +19,7 @@ from adapters_pl.errors import UserError, did_you_mean, first_line
 from adapters_pl.module import CausalLMModule
 from adapters_pl.names import arguments_of, subclasses
 from adapters_pl.ranges import WORDS
+from adapters_pl.untrusted import reason_of
 
 _SECTIONS = (
     "config",
@@ -142,6 +143,7 @@ def _foreign(section: str) -> type:
 
 #: What Lightning says of GPUs that are not there, and what is said here.
 _GPUS = (
+    (r"TPU|torch_xla", "there is no TPU here that torch can use: pass --trainer.accelerator cpu"),
     (
         r"No supported gpu backend|`CUDAAccelerator` can not run",
         "there is no GPU here that torch can use: pass --trainer.accelerator cpu",
@@ -166,6 +168,38 @@ def of_trainer(error: BaseException) -> UserError | None:
         if found := re.search(pattern, str(error)):
             return UserError(f"{words.format(*found.groups())}.")
     return UserError(f"trainer: {first_line(error)}")
+
+
+def of_parser(error: Exception, command: str) -> UserError | None:
+    """What is wrong with a value, where jsonargparse notices it only while it builds what the value is for."""
+    if not isinstance(error, ValueError | TypeError) or "validate against" not in str(error):
+        return None
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = frames and "jsonargparse" in Path(frames[-1].filename).parts
+    return explain(ArgumentError(None, str(error)), command) if ours else None
+
+
+def of_restoring(error: Exception, checkpoint: Path | None) -> UserError | None:
+    """That a checkpoint is not as this version writes it, if ``error`` came while Lightning took it over."""
+    names = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
+    if checkpoint is None or not names & {"checkpoint_connector.py", "resume.py"}:
+        return None
+    return UserError(
+        f"{checkpoint}: what it says of its training is not as adapters-pl writes it ({reason_of(error)}); take "
+        f"another checkpoint, or begin a new training with its adapter: --adapter_path {checkpoint}"
+    )
+
+
+def of_optimizer(error: Exception) -> UserError | None:
+    """What is wrong with ``--optimizer.*`` or ``--lr_scheduler.*``, or with the state that a checkpoint has of them."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    if not files or "optim" not in files[-1].parts or "torch" not in files[-1].parts:
+        return None
+    section = "lr_scheduler" if files[-1].name == "lr_scheduler.py" else "optimizer"
+    return UserError(
+        f"{section}: torch refuses its settings ({reason_of(error)}); see to --{section}.*, or to the checkpoint that "
+        "they come from."
+    )
 
 
 def _readable(expected: str) -> str:

@@ -17,7 +17,7 @@ from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.metrics import mcnemar_exact, paired_bootstrap
 from adapters_pl.report import percent, points, print_table
 from adapters_pl.results import DIGEST, digest
-from adapters_pl.runs import DEFAULT_ROOT
+from adapters_pl.runs import DEFAULT_ROOT, Run
 
 Answers = dict[str, bool]
 
@@ -72,22 +72,23 @@ def read_run(path: Path) -> Tested:
             the figures were counted from.
     """
     file = path / "results.json"
-    try:
-        results = json.loads(file.read_text(encoding="utf-8"))
-        sets = dict(results["sets"])
-    except FileNotFoundError:
-        raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not what a test writes ({error!r}); test the run again.") from error
-    answers = {name: _answers(path / "predictions" / f"{name}.jsonl", figures) for name, figures in sets.items()}
+    if not file.exists():
+        raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...")
+    results = Run(path).results()
+    if "sets" not in results or not isinstance(results.get("data") or {}, dict):
+        raise UserError(f"{file} is not what a test writes; test the run again.")
+    answers = {
+        name: _answers(path / "predictions" / f"{name}.jsonl", figures) for name, figures in results["sets"].items()
+    }
     return Tested(path.name, results, {name: rows for name, rows in answers.items() if rows})
 
 
 def _answers(file: Path, figures: dict[str, Any]) -> Answers:
-    try:
-        content = file.read_bytes()
-    except FileNotFoundError:
+    if not file.exists():
         return {}
+    if not file.is_file():
+        raise UserError(f"{file}: is no file; test the run again.")
+    content = file.read_bytes()
     answers: Answers = {}
     right = 0
     lines = content.decode("utf-8", "replace").removesuffix("\n").split("\n")
@@ -97,7 +98,7 @@ def _answers(file: Path, figures: dict[str, Any]) -> Answers:
             # A row with the same name but another answer is another row.
             answers[json.dumps([record["id"], record["gold"]])] = bool(record["correct"])
             right += bool(record["correct"])
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(f"{file}: line {number} is no prediction ({error!r}); test the run again.") from error
     if DIGEST in figures:
         belongs = digest(content) == figures[DIGEST]

@@ -30,6 +30,7 @@ from adapters_pl.untrusted import MOST_LEVELS, MOST_VALUES, is_plain
 CONFIG = ("--config", "-c")
 #: The size of a configuration file.
 MOST_CONFIG_BYTES = 2**20
+_MOST_KEYS = 10_000
 
 #: Sections that name a class.
 CLASSES = ("model", "adapter", "data", "optimizer", "lr_scheduler")
@@ -67,31 +68,37 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
         UserError: what is named does not exist, or there is no run to take.
     """
     refuse_empty_paths(arguments)
-    named = peek(arguments, "ckpt_path")
+    named, root = (_text_at(arguments, key) for key in ("ckpt_path", "trainer.default_root_dir"))
     if peek(arguments, "adapter_path"):
         if named not in (None, "null", "None"):
             raise UserError("--ckpt_path and --adapter_path both name an adapter: give one of them.")
         return None
-    root = Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)
     if named in ("null", "None"):
         return None
     if named is None:
         base = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
         adapter = peek(arguments, "adapter") or peek(arguments, "adapter.class_path")
         if command == "fit":
-            requeued = Run.of_requeued_job(root)
+            requeued = Run.of_requeued_job(Path(root or DEFAULT_ROOT))
             return requeued.checkpoint("last") if requeued else None
         if base and adapter in (None, "null"):
             return None
         named = "last"
     if named in ("last", "best"):
-        return Run.latest(root).checkpoint(named)
+        return Run.latest(Path(root or DEFAULT_ROOT)).checkpoint(named)
     path = Path(named).expanduser()
     if path.is_dir() and not is_sharded(path):
         return Run(path).checkpoint("last")
     if not path.exists():
         raise UserError(f"--ckpt_path {named}: no such checkpoint.")
     return path
+
+
+def _text_at(arguments: Sequence[str], key: str) -> str | None:
+    value = peek(arguments, key)
+    if not isinstance(value, str | None):
+        raise UserError(f"{key} is {value!r:.80}, which is no path; mend the configuration.")
+    return value
 
 
 def refuse_empty_paths(arguments: Sequence[str]) -> None:
@@ -210,6 +217,8 @@ def load_config_file(path: Path) -> Any:
                 f"config {path}: holds something else than numbers, texts, lists and mappings, is nested deeper than "
                 f"{MOST_LEVELS} levels, or its aliases stand for more than {MOST_VALUES:,} values."
             )
+    except (ValueError, OverflowError) as error:  # a date that there is none of, a number of very many digits
+        raise UserError(f"config {path}: {first_line(error)}; mend it.") from error
     except RecursionError as error:
         raise UserError(f"config {path}: is nested deeper than {MOST_LEVELS} levels.") from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
@@ -224,7 +233,14 @@ def load_config_file(path: Path) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys."""
+    """YAML without duplicate keys, and without merges (``<<``) that grow beyond every limit."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_KEYS:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a mapping has more than {_MOST_KEYS:,} keys", node.start_mark
+            )
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

@@ -13,7 +13,6 @@ from typing import Any, Literal, NoReturn
 
 import torch
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -21,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 from adapters_pl.base_model import add_tokens, load_base, load_config, load_tokenizer, meta_model
 from adapters_pl.checkpoint import base_of, find_adapter, import_adapters, read_adapter, read_checkpoint, save_adapter
 from adapters_pl.cli import DONE
-from adapters_pl.configuration import find_checkpoint
+from adapters_pl.configuration import find_checkpoint, peek
 from adapters_pl.errors import UserError, first_line, system_error
 from adapters_pl.placement import slot_of
 from adapters_pl.quantisation import Quantization, dequantise_model, quantisation_of, short_name
@@ -47,6 +46,8 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     parser.add_argument("--trainer.default_root_dir", dest="root", metavar="DIR", help="where the runs are (runs)")
     parser.add_argument("--trust_checkpoint", action="store_true", help="import a checkpoint's own adapter classes")
     options = parser.parse_args(arguments)
+    if options.adapter_path and peek(arguments, "ckpt_path"):
+        raise UserError("--ckpt_path and --adapter_path both name an adapter: give one of them.")
     source: str | Path | None = options.adapter_path or find_checkpoint(command, arguments)
     if source is None:
         raise UserError("export: name a checkpoint with --ckpt_path or a directory with --adapter_path.")
@@ -174,7 +175,7 @@ def push(folder: Path, repository: str) -> str:
     try:
         api.create_repo(repository, exist_ok=True)
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload from adapters-pl"))
-    except (HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # its client and its client's client have errors of their own
         raise UserError(f"The hub did not take {repository}; {folder} is written. ({first_line(error)})") from error
 
 

@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from adapters_pl.errors import UserError
+
 
 @dataclass(frozen=True)
 class Generation:
@@ -131,6 +133,8 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     """The tokenizer's end token and those that the model names (chat models have several)."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     own = named if isinstance(named, list) else [] if named is None else [named]
+    if not all(type(token) is int for token in own):
+        raise UserError(f"The base's generation_config.json names end tokens {named!r:.80}, which are no ids; mend it.")
     return sorted({tokenizer.eos_token_id, *own})
 
 

@@ -200,6 +200,7 @@ class AdaptersCLI(LightningCLI):
         self._refuse_nothing()
         root = Path(self._get(self.config, "trainer").default_root_dir or DEFAULT_ROOT)
         existing = Run.of_checkpoint(self.checkpoint) if self.checkpoint else None
+        strategy = strategy_named((self._get(self.config_init, "trainer", default={}) or {}).get("strategy") or "auto")
         self.run = existing or Run.joined(root, self.recipe)
         config = self._run_config()
         self.model.recorded_config = config
@@ -209,7 +210,7 @@ class AdaptersCLI(LightningCLI):
         if self.subcommand == "fit":
             extra += checkpoint_callbacks(self.run, self.model.monitor, self.datamodule.val_size > 0)
         trainer_config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        trainer_config["strategy"] = strategy_named(trainer_config.get("strategy") or "auto")
+        trainer_config["strategy"] = strategy
         if trainer_config.get("enable_progress_bar") is not False:
             extra.append(Progress())
         if trainer_config.get("logger") in (None, True):
@@ -412,8 +413,10 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
         raise
     except Exception as error:
         # jsonargparse wraps what a constructor raises.
-        if known := user_error_behind(error) or cli_errors.of_trainer(error):
+        if known := user_error_behind(error) or cli_errors.of_trainer(error) or cli_errors.of_parser(error, command):
             raise known from error
+        if isinstance(error, RecursionError) or (isinstance(error, OSError) and error.errno is not None):
+            raise
         return _crashed(error, Run(Path(peek(arguments, "trainer.default_root_dir") or DEFAULT_ROOT)), debug)
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
@@ -474,6 +477,11 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
         if out_of_memory(error):
             cli.discard_unused_run()
             raise UserError(cli.ran_out(error)) from error
+        if known := cli_errors.of_restoring(error, cli.checkpoint) or cli_errors.of_optimizer(error):
+            cli.discard_unused_run()
+            raise known from error
+        if isinstance(error, OSError) and error.errno is not None and not debug:
+            raise  # the system refused; there is nothing of ours to look for
         return _crashed(error, cli.run, debug)
     return DONE
 

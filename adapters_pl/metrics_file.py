@@ -12,7 +12,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.csv_logs import CSVLogger, ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, first_line
 from adapters_pl.runs import GO_ON, replacing, writing
 
 
@@ -73,9 +73,15 @@ class _Writer(ExperimentWriter):
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
         if not self._path.is_file():
             return [], []
-        with self._path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            return list(reader.fieldnames or []), list(reader)
+        try:
+            with self._path.open(encoding="utf-8", newline="") as file:
+                reader = csv.DictReader(file)
+                keys, rows = list(reader.fieldnames or []), list(reader)
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise UserError(f"{self._path}: is no CSV ({first_line(error)}); move it away, then go on.") from error
+        if keys and "step" not in keys:
+            raise UserError(f"{self._path}: has no column 'step'; move it away, then go on.")
+        return keys, rows
 
     def _write(self, fieldnames: list[str], rows: Iterable[Mapping[str, str]]) -> None:
         text = io.StringIO(newline="")

@@ -445,6 +445,9 @@ class CausalLMModule(AnsweringModule):
         there = {
             name: tuple(value.shape) for name, value in checkpoint["state_dict"].items() if name.startswith("model.")
         }
+        for name, value in checkpoint["state_dict"].items():
+            if not value.is_floating_point() or not bool(value.isfinite().all()):
+                raise UserError(f"This checkpoint's {name} holds values that are no finite numbers; take another one.")
         if here != there:
             trained = ", ".join(sorted(_names(ours["adapters"]))) or "none"
             mine = ", ".join(sorted(_names([describe_adapter(a) for a in self.adapters.values()]))) or "none"

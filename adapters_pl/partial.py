@@ -8,7 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters_pl.untrusted import has_shape
+
 Record = dict[str, Any]
+#: What the records of a test have at least.
+_SHAPE = {"row": int, "prompt_hash": str, "output": str, "correct": bool}
 
 
 class PartialAnswers:
@@ -75,7 +79,7 @@ class PartialAnswers:
         header, *rest = (_parsed(line) for line in lines)
         if header is None or header.get("settings") != self.settings:
             return []
-        return [record for record in rest if record is not None and "row" in record]
+        return [record for record in rest if record is not None and has_shape(record, _SHAPE)]
 
 
 def _lines(records: Iterable[Record]) -> str:
@@ -86,6 +90,6 @@ def _lines(records: Iterable[Record]) -> str:
 def _parsed(line: str) -> Record | None:
     try:
         record = json.loads(line)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -106,15 +106,28 @@ def plan(model: PreTrainedModel, adapters: Sequence[Adapter]) -> Plan:
     return Plan(tuple(rows), base)
 
 
+def _place(model: PreTrainedModel, name: str) -> tuple[str, str]:
+    """The path of the module that a parameter adapts, and what the parameter is called there."""
+    if f".{SLOT}." in f".{name}":
+        site, own = f".{name}".rsplit(f".{SLOT}.", 1)
+        return site[1:], own.partition(".")[2]
+    parts = name.split(".")
+    for end in range(1, len(parts)):
+        if hasattr(model.get_submodule(path := ".".join(parts[:end])), "base_layer"):
+            return path, ".".join(parts[end:])
+    return ".".join(parts[:-1]), parts[-1]
+
+
 def _rows(model: PreTrainedModel, adapter: Adapter) -> list[PlannedModules]:
     """The adapter's parameters by module, like modules of several layers in one row."""
     on_module: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in adapter.adapter_parameters(model).items():
-        site, own = f".{name}".rsplit(f".{SLOT}.", 1)
-        on_module.setdefault(site[1:], {})[own.partition(".")[2]] = parameter
+        site, own = _place(model, name)
+        on_module.setdefault(site, {})[own] = parameter
     alike: dict[tuple[Any, ...], list[str]] = {}
     for path, parameters in on_module.items():
-        sizes = linear_sizes(model.get_submodule(path))
+        module = model.get_submodule(path)
+        sizes = linear_sizes(getattr(module, "base_layer", module))  # which peft puts a layer of its own around
         shapes = tuple((name, tuple(parameter.shape)) for name, parameter in parameters.items())
         pattern = re.sub(r"\.\d+\.", ".{}.", path, count=1)
         alike.setdefault((pattern, sizes and sizes[::-1], shapes), []).append(path)

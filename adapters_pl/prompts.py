@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.errors import UserError, did_you_mean, first_line
+from adapters_pl.untrusted import within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 #: The template that a tokenizer brings; it is rendered by :func:`render_chat`.
 CHAT = "chat"
+#: What a chat template may take for one row, and make of it.
+MOST_SECONDS, MOST_CHARACTERS = 2, 1_000_000
 
 _TASK = "Below is an instruction that describes a task"
 _WITH_INPUT = f"{_TASK}, paired with an input that provides further context"
@@ -130,12 +133,31 @@ def render_chat(
         turns.append({"role": "assistant", "content": response.strip()})
     turns.append({"role": "user", "content": _question(instruction, input)})
     switch: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
-    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switch))
+    text = _rendered(tokenizer, turns, switch)
     # The beginning token comes from the tokenizer when the text is encoded; twice would be once too often.
     bos = tokenizer.bos_token
     if isinstance(bos, str) and bos and text.startswith(bos) and _adds_bos(tokenizer):
         text = text[len(bos) :]
     return text + output
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], switch: dict[str, Any]) -> str:
+    """What the template that came with the base makes of ``turns``: a program that a stranger may have written.
+
+    transformers runs it in Jinja's sandbox, which keeps it from everything but its own time and memory.
+    """
+    remedy = "choose another --data.template (alpaca, plain)."
+    late = f"This base's chat template takes more than {MOST_SECONDS} s for one row: {remedy}"
+    try:
+        with within(MOST_SECONDS, late):
+            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switch))
+    except UserError:
+        raise
+    except Exception as error:  # what a template raises is as its author pleases
+        raise UserError(f"This base's chat template cannot be used ({first_line(error)}): {remedy}") from error
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"This base's chat template makes more than {MOST_CHARACTERS:,} characters of a row: {remedy}")
+    return text
 
 
 def _question(instruction: str, input: str) -> str:

@@ -20,7 +20,8 @@ def available() -> dict[str, Path]:
     """Every configuration by its name relative to its folder (``trainer/fsdp.yaml``); the nearest folder wins."""
     found: dict[str, Path] = {}
     for folder in reversed([folder for folder in folders() if folder.is_dir()]):
-        found.update({path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.yaml"))})
+        files = [path for path in sorted(folder.rglob("*.yaml")) if path.is_file()]
+        found.update({path.relative_to(folder).as_posix(): path for path in files})
     return found
 
 
@@ -42,7 +43,7 @@ def find(name: str) -> Path:
 
 def describe(path: Path) -> str:
     """The recipe's first comment line."""
-    first = path.read_text(encoding="utf-8").splitlines()[:1]
+    first = path.read_text(encoding="utf-8", errors="replace").splitlines()[:1]
     return first[0].lstrip("# ").strip() if first and first[0].startswith("#") else ""
 
 

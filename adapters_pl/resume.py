@@ -26,11 +26,23 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.data.sampler import StepLoader, StepSampler
+from adapters_pl.errors import UserError
 from adapters_pl.metrics_file import MetricsFile
 from adapters_pl.random_state import one_of, processes, random_state, set_random_state, together
+from adapters_pl.untrusted import has_shape
 
 #: Where a checkpoint says how training stands.
 KEY = "resume"
+#: What a checkpoint says at least.
+_SHAPE = {
+    "epoch": int,
+    "rows": int,
+    "of": int,
+    "batches": int,
+    "validating": bool,
+    "rates": [float],
+    "metrics": {str: {str: float}},
+}
 _METRICS = ("callback", "logged", "progress_bar")
 
 
@@ -123,6 +135,11 @@ class Resume(Callback):
         if trainer.state.fn != "fit" or KEY not in checkpoint or not isinstance(data, ReasoningDataModule):
             return
         self._stored = checkpoint[KEY]
+        if not has_shape(self._stored, _SHAPE) or not 0 <= checkpoint["global_step"] < 2**40:
+            raise UserError(
+                f"{trainer.ckpt_path}: what it says of its training is not as adapters-pl writes it; take another "
+                "checkpoint."
+            )
         checkpoint["loops"]["fit_loop"].update(
             _counters(trainer, data.batch_size, self._stored, checkpoint["global_step"])
         )

@@ -20,6 +20,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 
 from adapters_pl.errors import UserError, first_line, system_error
 from adapters_pl.sharded_checkpoint import is_sharded
+from adapters_pl.untrusted import has_shape, read_json
 
 DEFAULT_ROOT = "runs"
 #: The command that goes on with a training.
@@ -119,8 +120,10 @@ class Run:
 
     def refuse_links(self) -> None:
         """Raise ``UserError`` where something in this run is a link to elsewhere: what is written would land there."""
-        here = self.path.resolve()
-        for path in self.path.rglob("*"):
+        here = self.path.parent.resolve() / self.path.name
+        for path in (self.path, *self.path.rglob("*")):
+            if path.exists() and not (path.is_file() or path.is_dir()):
+                raise UserError(f"{path} is neither a file nor a folder; remove it, or name another checkpoint.")
             if path.is_symlink() and not path.resolve().is_relative_to(here):
                 raise UserError(
                     f"{path} is a link that leads out of its run, to {os.readlink(path)}; nothing is written there. "
@@ -133,10 +136,13 @@ class Run:
         queue; ``None`` where this is the job's first time, or it had saved nothing yet.
         """
         job = slurm_job()
-        if not job or not int(os.environ.get("SLURM_RESTART_COUNT") or 0):
+        if not job or os.environ.get("SLURM_RESTART_COUNT", "0").strip() in ("", "0"):
             return None
         for file in sorted(root.glob("*/environment.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-            about, run = json.loads(file.read_text(encoding="utf-8")), cls(file.parent)
+            try:
+                about, run = read_json(file), cls(file.parent)
+            except UserError:
+                continue  # then it is none that this job has begun
             same = (about.get("slurm_job"), about.get("command")) == (job, command_line())
             if same and (run.checkpoints / "last.ckpt").exists():
                 return run
@@ -188,12 +194,19 @@ class Run:
             UserError: the file is no JSON.
         """
         path = self.path / "results.json"
-        if not path.is_file():
+        if not path.exists():
             return {}
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path} is no valid JSON ({error}); move it away and test again.") from error
+            found = read_json(path)
+        except UserError as error:
+            raise UserError(f"{error} Move it away and test again.") from error
+        if not all(has_shape(found.get(part, {}), {str: {"n": int}}) for part in ("sets", "others")) or not all(
+            isinstance(figures.get("settings", {}), dict)
+            for part in ("sets", "others")
+            for figures in found.get(part, {}).values()
+        ):
+            raise UserError(f"{path} is not what a test writes; move it away and test again.")
+        return found
 
     def merge_results(self, sets: dict[str, dict[str, Any]], **about: Any) -> Path:
         """Put the results of ``sets`` into ``results.json``, beside those of other sets already there."""

@@ -7,7 +7,6 @@ and plain data, and are read as such.
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError
+from adapters_pl.untrusted import reason_of
 
 REST = "rest.pt"
 #: Stands in ``rest.pt`` for a tensor that the parts hold, with its key there.
@@ -73,14 +73,17 @@ def load(path: Path) -> dict[str, Any]:
         UserError: a part is missing or damaged.
     """
     try:
-        stored = torch.load(path / REST, map_location="cpu", weights_only=True)
-        parts = [
-            torch.load(path / f"part-{rank}.pt", map_location="cpu", weights_only=True)
-            for rank in range(stored["parts"])
-        ]
+        stored = _read(path / REST)
+        parts = [_read(path / f"part-{rank}.pt") for rank in range(int(stored["parts"]))]
         return _put_back(stored["checkpoint"], parts)
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: this sharded checkpoint is not whole ({first_line(error)}); take another.") from error
+    except Exception as error:  # torch raises differently for every way in which a file can be wrong
+        raise UserError(f"{path}: this sharded checkpoint is not whole ({reason_of(error)}); take another.") from error
+
+
+def _read(file: Path) -> Any:
+    if not file.is_file():  # a pipe would be waited for
+        raise FileNotFoundError(f"{file.name} is missing")
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _take(tree: Any, path: str, mine: dict[str, Tensor]) -> Any:

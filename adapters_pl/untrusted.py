@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +39,25 @@ def reading(where: object, remedy: str = "take another copy") -> Iterator[None]:
         raise UserError(f"{where}: it is not as it should be ({reason_of(error)}); {remedy}.") from error
 
 
+@contextmanager
+def within(seconds: float, late: str) -> Iterator[None]:
+    """Raise ``UserError(late)`` where what is within takes longer than ``seconds``; in a Unix' main thread alone."""
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(number: int, frame: Any) -> None:
+        raise UserError(late)
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of settings.
 
@@ -45,6 +66,8 @@ def read_json(path: Path) -> dict[str, Any]:
             :data:`MOST_BYTES`.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no file of text; put a copy in its place.")
         if path.stat().st_size > MOST_BYTES:
             raise UserError(f"{path}: holds more than {MOST_BYTES >> 20} MiB, which no file of settings does.")
         found = json.loads(path.read_text(encoding="utf-8"))

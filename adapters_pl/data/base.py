@@ -13,6 +13,7 @@ from datasets import Dataset
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
+from transformers import PreTrainedModel
 
 from adapters_pl.answers import Kind, protocol_named
 from adapters_pl.contamination import Policy
@@ -419,7 +420,9 @@ class ReasoningDataModule(AskingDataModule):
     def _collate(self) -> Collate:
         pad_id = self._tokenizer().pad_token_id
         assert isinstance(pad_id, int)
-        return Collate(pad_id)
+        model = self._module._modules.get("model")  # a module of one's own may have none
+        table: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
+        return Collate(pad_id, vocabulary=None if table is None else table.weight.shape[0])
 
     def _loader(self, rows: Any, sampler: Any, kind: type[AnyLoader], collate: Collate | None = None) -> AnyLoader:
         return kind(

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedTokenizerBase
 
 from adapters_pl.data.sampler import StepIndices
+from adapters_pl.errors import UserError
 from adapters_pl.generation import left_pad
 
 IGNORE = -100
@@ -249,15 +250,23 @@ class Collate:
         pad_id: fills what is left; told by the mask alone.
         pack_to: tokens of a packed sequence; one row a sequence if not given.
         one_sequence: packed, all rows lie in one sequence, however long.
+        vocabulary: the tokens that the base knows; a row with another is refused. Not looked at if not given.
     """
 
-    def __init__(self, pad_id: int, pack_to: int | None = None, one_sequence: bool = False) -> None:
+    def __init__(
+        self, pad_id: int, pack_to: int | None = None, one_sequence: bool = False, vocabulary: int | None = None
+    ) -> None:
         self.pad_id = pad_id
         self.pack_to = pack_to
         self.one_sequence = one_sequence
+        self.vocabulary = vocabulary
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
-        """Make one batch."""
+        """Make one batch.
+
+        Raises:
+            UserError: a row has a token that the base does not know.
+        """
         rows: list[TokenRow] = [item["row"] for item in items]
         lengths = [row.length for row in rows]
         if self.pack_to is None:
@@ -280,6 +289,12 @@ class Collate:
             positions[place, end:] = torch.arange(width - end)
             segments[place, end:] = len(sequence)
         prompt_ids, prompt_mask = left_pad([item["asked"] for item in items], self.pad_id)
+        largest = max(int(ids.max()), int(prompt_ids.max()) if prompt_ids.numel() else 0)
+        if self.vocabulary is not None and largest >= self.vocabulary:
+            raise UserError(
+                f"The tokenizer gives token {largest:,}, and the base knows {self.vocabulary:,}: it belongs to another "
+                "base. Copy or download the base's directory again."
+            )
         packed = {"position_ids": positions, "segment_ids": segments} if self.pack_to else {}
         return {
             "input_ids": ids,
