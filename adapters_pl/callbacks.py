@@ -61,6 +61,8 @@ class RunRecorder(Callback):
         self._partial: dict[str, PartialAnswers] = {}
         self._taken: dict[str, int] = {}
         self._recorded = False
+        #: Whether the run's configuration stands in it.
+        self._begun = False
         #: What tells the tested model from another.
         self._identity: dict[str, Any] = {}
         #: Keeps other processes out of the run until it is closed.
@@ -71,16 +73,28 @@ class RunRecorder(Callback):
         self.run.agree(trainer.strategy.broadcast)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on this is the run that ``test`` takes."""
+        """Let no other process train this run."""
+        self._begun = False
         self._keep_others_out(trainer, "fit")
-        if trainer.is_global_zero:
-            self.run.write("config.yaml", self.config)
-            self.run.write("environment.json", environment())
-            if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-                self.run.mark_latest()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Once a batch has worked, this is the run that ``test`` takes; what it replaces stays until then."""
+        self._say_what_runs(trainer)
+
+    def _say_what_runs(self, trainer: Trainer) -> None:
+        if self._begun or not trainer.is_global_zero:
+            return
+        self._begun = True
+        self.run.write("config.yaml", self.config)
+        self.run.write("environment.json", environment())
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.run.mark_latest()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Record which training rows were test rows, as soon as there is something that was trained on them."""
+        self._say_what_runs(trainer)
         with self.run.writing("checkpoints", GO_ON):
             self.run.path.stat()  # a run that was removed is not made again
         found = getattr(trainer.datamodule, "contamination_report", None)  # type: ignore[attr-defined]
@@ -91,6 +105,7 @@ class RunRecorder(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Leave the adapters as directories that other tools read, with the same weights as ``last.ckpt``."""
         assert isinstance(pl_module, CausalLMModule)
+        self._say_what_runs(trainer)
         portable = [adapter for adapter in pl_module.adapters.values() if adapter.peft_type]
         with gathered(pl_module, pl_module.adapter_parameters()):
             for adapter in portable if trainer.is_global_zero else []:

@@ -77,6 +77,16 @@ def resolve_configs(arguments: Sequence[str]) -> list[str]:
     return resolved
 
 
+def refuse_what_is_no_text(arguments: Sequence[str]) -> None:
+    """Raise ``UserError`` for an argument with bytes that are no UTF-8: no configuration could hold it."""
+    for i, argument in enumerate(arguments):
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            flag = argument.partition("=")[0] if argument.startswith("--") else ["", *arguments][i]
+            raise UserError(f"{flag}: {argument[:80]!r} is no text in UTF-8; rename the file, or copy it.") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a user's error, 2 ours, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -92,6 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, *rest = words
         if command not in COMMANDS:
             raise UserError(f"There is no command '{command}': {did_you_mean(command, COMMANDS)}")
+        refuse_what_is_no_text(rest)
         module, function = COMMANDS[command][0].split(":")
         rest = resolve_configs(rest)
         if module == "adapters_pl.recipes":

@@ -131,6 +131,8 @@ def _of_class(where: str, block: str) -> UserError | None:
             return UserError(f"{where}: {name}: {found[3].strip()[:200]}.")
         why = f": {reason[1]}" if reason else ""
         return UserError(f"{where}: cannot import {name}{why}; modules are looked for in this folder, too.")
+    if not name:
+        return UserError(f"{where} is empty: name a class, or leave it out.")
     if section is None:
         return UserError(f"{where}: '{name}' is no class; give its whole path, as in package.module.Class.")
     known = _names_of(_NESTED.get(section) or _foreign(section))
@@ -193,7 +195,8 @@ def of_restoring(error: Exception, checkpoint: Path | None) -> UserError | None:
 def of_optimizer(error: Exception) -> UserError | None:
     """What is wrong with ``--optimizer.*`` or ``--lr_scheduler.*``, or with the state that a checkpoint has of them."""
     files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    if not files or "optim" not in files[-1].parts or "torch" not in files[-1].parts:
+    files = [file for file in files[-3:] if {"optim", "torch"} <= set(file.parts)]
+    if not files:
         return None
     section = "lr_scheduler" if files[-1].name == "lr_scheduler.py" else "optimizer"
     return UserError(

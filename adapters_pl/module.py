@@ -447,7 +447,8 @@ class CausalLMModule(AnsweringModule):
         }
         for name, value in checkpoint["state_dict"].items():
             if not value.is_floating_point() or not bool(value.isfinite().all()):
-                raise UserError(f"This checkpoint's {name} holds values that are no finite numbers; take another one.")
+                where = self.trainer.ckpt_path if self._trainer is not None else "This checkpoint"
+                raise UserError(f"{where}: {name} holds values that are no finite numbers; take another checkpoint.")
         if here != there:
             trained = ", ".join(sorted(_names(ours["adapters"]))) or "none"
             mine = ", ".join(sorted(_names([describe_adapter(a) for a in self.adapters.values()]))) or "none"

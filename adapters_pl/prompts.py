@@ -151,6 +151,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], s
     try:
         with within(MOST_SECONDS, late):
             text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switch))
+            text.encode()  # half a character is no text, and tokenizers raise for it
     except UserError:
         raise
     except Exception as error:  # what a template raises is as its author pleases

@@ -124,6 +124,8 @@ class Run:
         for path in (self.path, *self.path.rglob("*")):
             if path.exists() and not (path.is_file() or path.is_dir()):
                 raise UserError(f"{path} is neither a file nor a folder; remove it, or name another checkpoint.")
+            if path.is_dir() and path.suffix in (".yaml", ".json", ".jsonl", ".csv", ".log"):
+                raise UserError(f"{path} is a folder where a file is written; remove it, or name another checkpoint.")
             if path.is_symlink() and not path.resolve().is_relative_to(here):
                 raise UserError(
                     f"{path} is a link that leads out of its run, to {os.readlink(path)}; nothing is written there. "

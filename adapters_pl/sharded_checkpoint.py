@@ -74,7 +74,7 @@ def load(path: Path) -> dict[str, Any]:
     """
     try:
         stored = _read(path / REST)
-        parts = [_read(path / f"part-{rank}.pt") for rank in range(int(stored["parts"]))]
+        parts = [_read(path / f"part-{rank}.pt") for rank in range(stored["parts"])]
         return _put_back(stored["checkpoint"], parts)
     except Exception as error:  # torch raises differently for every way in which a file can be wrong
         raise UserError(f"{path}: this sharded checkpoint is not whole ({reason_of(error)}); take another.") from error

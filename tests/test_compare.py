@@ -125,5 +125,5 @@ def test_files_that_are_cut_are_named(run):
     with pytest.raises(UserError, match=r"gsm8k\.jsonl: line 2 is no prediction"):
         read_run(folder)
     (folder / "results.json").write_text("{")
-    with pytest.raises(UserError, match=r"results\.json is not what a test writes"):
+    with pytest.raises(UserError, match=r"results\.json: cannot be read, it may be cut"):
         read_run(folder)

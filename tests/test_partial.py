@@ -12,7 +12,9 @@ from adapters_pl.callbacks import RunRecorder
 from adapters_pl.partial import PartialAnswers
 from adapters_pl.runs import Run
 
-ROWS = [{"row": i, "prompt_hash": f"h{i}", "output": "\ud800 ü\u2028" if i else "a\nb"} for i in range(3)]
+ROWS = [
+    {"row": i, "prompt_hash": f"h{i}", "output": "\ud800 ü\u2028" if i else "a\nb", "correct": True} for i in range(3)
+]
 HASHES = {i: f"h{i}" for i in range(3)}
 
 

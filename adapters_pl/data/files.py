@@ -17,6 +17,9 @@ from adapters_pl.errors import UserError
 #: The fields of a row, in the order in which examples use them.
 FIELDS = ("id", "instruction", "input", "output", "answer")
 
+#: The longest text of a field.
+MOST_CHARACTERS = 1_000_000
+
 _CUT, _MEND = "the file seems to be cut; copy or download it again", "mend the file there"
 
 
@@ -182,6 +185,11 @@ def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> d
             )
         clean[field] = None if value is None else str(value)
     for field in FIELDS:
+        if len(clean.get(field) or "") > MOST_CHARACTERS:
+            raise UserError(
+                f"{where}: row {number}: '{field}' has {len(clean[field]):,} characters, more than {MOST_CHARACTERS:,}; "
+                "no context holds so many. Mend the row, or leave it out."
+            )
         try:
             (clean.get(field) or "").encode()
         except UnicodeEncodeError:

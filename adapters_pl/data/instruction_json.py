@@ -13,6 +13,7 @@ from datasets import Dataset
 from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl.answers import Kind
+from adapters_pl.base_model import without_waiting_for_the_hub
 from adapters_pl.data.base import ReasoningDataModule, Split
 from adapters_pl.data.files import FIELDS, as_dataset, checked_rows, read_rows
 from adapters_pl.data.sources import blob_sha1
@@ -131,7 +132,8 @@ class InstructionJSON(ReasoningDataModule):
 
     def _from_hub(self, name: str, split: str) -> Dataset:
         try:
-            splits = datasets.load_dataset(name, self.hub_config)
+            with without_waiting_for_the_hub():
+                splits = datasets.load_dataset(name, self.hub_config)
         except Exception as error:  # what the library raises differs from fault to fault and version to version
             raise UserError(
                 f"{name}: no such file, and as a hub dataset it cannot be loaded: {first_line(error).rstrip('.')}. "
