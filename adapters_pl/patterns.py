@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+import atexit
+import json
 import re
-import time
+import select
+import subprocess
+import sys
 from functools import lru_cache
-
-import regex
 
 from adapters_pl.errors import UserError
 
-#: The longest pattern, and the time that all matches of one may take together; a usual one takes microseconds.
+#: The longest pattern, and the seconds that a match may take.
 MOST_CHARACTERS, MOST_SECONDS = 10_000, 0.5
+
+#: The program of a process that matches, and can be ended while it does.
+_MATCHER = """
+import json, re, sys
+compiled = re.compile(json.loads(sys.stdin.readline()))
+for line in sys.stdin:
+    print(json.dumps(compiled.fullmatch(json.loads(line)) is not None), flush=True)
+"""
+
+
+def is_simple(text: str) -> bool:
+    """Whether a pattern takes no more steps than a small power of a path's length, as may be seen at a glance.
+
+    Such a pattern repeats at most three times and no group, has few choices behind one another, and refers to no group.
+    """
+    bare = re.sub(r"\\[^0-9]|\[[^]]*\]", "x", text)
+    bare = re.sub(r"\(\?[:=!]|\(\?<[=!]|\(\?P<\w+>", "(", bare)
+    return (
+        len(re.findall(r"[*+]|\{", bare)) <= 3
+        and bare.count("?") <= 6
+        and len(re.findall(r"\([^()]*\|", bare)) <= 4
+        and not re.search(r"\)(?:[*+]|\{)|\\[0-9]|\(\?", bare)
+    )
 
 
 class Pattern:
-    """A compiled pattern whose matches end within :data:`MOST_SECONDS`, all of them together.
+    """A compiled pattern whose every match has an end.
+
+    A simple one is matched here, any other in a process of its own, which is ended if it takes too long.
 
     Args:
-        text: the regular expression.
+        text: the regular expression, in Python's syntax.
         setting: what messages call it.
     """
 
     def __init__(self, text: str, setting: str = "target_modules") -> None:
-        self._named = f"{setting}: '{text[:80]}'"
-        self._left = MOST_SECONDS
+        self._text, self._named = text, f"{setting}: '{text[:80]}'"
         if len(text) > MOST_CHARACTERS:
             raise UserError(
                 f"{self._named}... is longer than {MOST_CHARACTERS:,} characters; name the modules in a list."
             )
         try:
-            self._compiled = regex.compile(text)
-        except (regex.error, RecursionError, OverflowError, MemoryError) as error:
+            self._compiled = re.compile(text)
+        except (re.error, RecursionError, OverflowError) as error:
             raise UserError(f"{self._named} is no regular expression: {error}.") from None
+        self._simple = is_simple(text)
+        self._process: subprocess.Popen[str] | None = None
 
     def matches(self, path: str) -> bool:
         """Whether the whole of ``path`` matches.
@@ -40,23 +68,44 @@ class Pattern:
         Raises:
             UserError: it took too long to tell.
         """
-        return self._within(self._compiled.fullmatch, path) is not None
+        return self._compiled.fullmatch(path) is not None if self._simple else self._asked(path)
 
-    def begins(self, path: str) -> regex.Match[str] | None:
-        """The match at the beginning of ``path``; raises as :meth:`matches` does."""
-        return self._within(self._compiled.match, path)
+    def _asked(self, path: str) -> bool:
+        if self._process is None:
+            command = [sys.executable, "-I", "-S", "-c", _MATCHER]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            )
+            atexit.register(self._end)
+            self._tell(self._text)
+            self._tell("")  # so that its beginning is not counted
+            self._answer(10)
+        self._tell(path)
+        return self._answer(MOST_SECONDS)
 
-    def _within(self, match, path: str):  # type: ignore[no-untyped-def]
-        began = time.monotonic()
-        try:
-            found = match(path, timeout=max(self._left, 1e-3))
-        except TimeoutError:
+    def _tell(self, text: str) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(text) + "\n")
+
+    def _answer(self, seconds: float) -> bool:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
+        line = self._process.stdout.readline() if ready else ""
+        if not line:
+            self._end()
             raise UserError(
-                f"{self._named} takes more than {MOST_SECONDS} s to match; repeat nothing within a repetition."
-            ) from None
-        if (took := time.monotonic() - began) > 1e-2:  # anything shorter is the machine's own unrest
-            self._left -= took
-        return found
+                f"{self._named} takes more than {seconds} s to match; repeat nothing within a repetition, or name the "
+                "modules in a list."
+            )
+        return bool(json.loads(line))
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.communicate()
 
 
 @lru_cache(maxsize=1024)
@@ -66,10 +115,6 @@ def pattern(text: str, setting: str = "target_modules") -> Pattern:
 
 
 def refuse_unbounded(text: str, setting: str) -> None:
-    """Raise ``UserError`` for a pattern that another library will match without an end that is near.
-
-    At most three repetitions without a bound, and none of a group, take at most the cube of a path's length.
-    """
-    bare = re.sub(r"\\.|\[[^]]*\]", "x", text)
-    if len(re.findall(r"[*+]|\{\d*,\}", bare)) > 3 or re.search(r"\)(?:[*+]|\{)", bare) or len(text) > MOST_CHARACTERS:
+    """Raise ``UserError`` for a pattern that another library will match, unless it is simple."""
+    if len(text) > MOST_CHARACTERS or not is_simple(text):
         raise UserError(f"{setting}: '{text[:80]}' repeats too much within itself; name the modules in a list.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, TypeVar
 
 import torch
@@ -10,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.errors import UserError
-from adapters_pl.patterns import Pattern, pattern
+from adapters_pl.patterns import Pattern, pattern, refuse_unbounded
 from adapters_pl.placement import linear_modules, matches
 from adapters_pl.quantisation import dequantised, is_quantised
 
@@ -137,13 +138,15 @@ def selected(config: dict[str, Any], model: PreTrainedModel) -> list[str]:
         return []
     layers, patterns = config.get("layers_to_transform"), config.get("layers_pattern") or []
     patterns = [patterns] if isinstance(patterns, str) else patterns
+    for named in patterns:
+        refuse_unbounded(named, "layers_pattern")
     wanted_layers = [layers] if isinstance(layers, int) else layers or []
 
     def in_layers(path: str) -> bool:
         if not wanted_layers or isinstance(targets, str):
             return True
         rules = [rf"(?:^|.*?\.){named}\.(\d+)\." for named in patterns] or [r".*?\.[^.]*\.(\d+)\."]
-        found = next((match for rule in rules if (match := pattern(rule, "layers_pattern").begins(path))), None)
+        found = next((match for rule in rules if (match := re.match(rule, path))), None)
         return found is not None and int(found[1]) in wanted_layers
 
     excluded = config.get("exclude_modules")
@@ -154,12 +157,12 @@ def selected(config: dict[str, Any], model: PreTrainedModel) -> list[str]:
         if matches(path, targets)
         and in_layers(path)
         and not (excluded and matches(path, excluded))
-        and not any(rule.begins(path) for rule in whole)
+        and not any(rule.matches(path) for rule in whole)
     ]
 
 
 def _saved_whole(name: str) -> Pattern:
-    return pattern(rf"(^|.*\.){name}($|\..*)", "modules_to_save")
+    return pattern(rf"(.*\.)?{name}(\..*)?", "modules_to_save")
 
 
 def _with_resized_embeddings(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -171,5 +174,5 @@ def _with_resized_embeddings(config: dict[str, Any], tensors: dict[str, Tensor])
     ]
     named = config.get("modules_to_save") or []
     rules = [_saved_whole(name) for name in named]
-    added = sorted(path for path in whole if not any(rule.begins(path) for rule in rules))
+    added = sorted(path for path in whole if not any(rule.matches(path) for rule in rules))
     return {**config, "modules_to_save": [*named, *added]} if added else config

@@ -187,7 +187,7 @@ def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> d
     for field in FIELDS:
         if len(clean.get(field) or "") > MOST_CHARACTERS:
             raise UserError(
-                f"{where}: row {number}: '{field}' has {len(clean[field]):,} characters, more than {MOST_CHARACTERS:,}; "
+                f"{where}: row {number}: '{field}' has {len(clean[field]):,} characters, over {MOST_CHARACTERS:,}; "
                 "no context holds so many. Mend the row, or leave it out."
             )
         try:
