@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import threading
-import time
 
 import pytest
 
@@ -69,7 +68,7 @@ def test_what_goes_wrong_in_reading_is_the_inputs_fault():
     ):
         with pytest.raises(UserError, match=f"a.json: .*{says}"), reading("a.json"):
             raise error
-    with pytest.raises(UserError, match="^a.json: rank is 0$"), reading("a.json"):
+    with pytest.raises(UserError, match=r"^a\.json: rank is 0$"), reading("a.json"):
         raise UserError("rank is 0")
 
 
@@ -83,10 +82,8 @@ def test_shapes():
 
 
 def test_time_is_bounded_in_the_main_thread_and_the_signal_is_given_back():
-    began = time.monotonic()
     with pytest.raises(UserError, match="too late"), within(0.05, "too late"):
-        while time.monotonic() - began < 60:
-            pass
+        threading.Event().wait(60)
     with within(0.05, "never"):
         pass
     waited = threading.Event()
