@@ -90,6 +90,10 @@ class Adapter(adapters_pl.LoRA):
     def init_args(self):
         return {**super().init_args(), "auth_token": self.auth_token}
 
+    def to_peft(self, model):
+        config, tensors = super().to_peft(model)
+        return {**config, "auth_token": self.auth_token}, tensors
+
 
 class Module(adapters_pl.CausalLMModule):
     def __init__(self, client_secret: str | None = None, **kwargs):
@@ -267,6 +271,18 @@ def test_the_answers_of_a_test_under_way_stand_under_no_secret(tmp_path):
     again = PartialAnswers(partial.path, {"adapters": [{"auth_token": "swordfish"}]})
     again.begin()
     assert list(again.read({3: "a"})) == [3]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("x.json", {"https://a:b1@c/d": [{"api_key": "a1"}]}), ("x.log", "https://a:b1@c/d and api_key=a1"),
+     ("config.yaml", "x: https://a:b1@c/d\napi_key: a1\n")],
+)  # fmt: skip
+def test_whatever_is_written_into_a_run_is_masked(tmp_path, name, content):
+    text = runs.Run(tmp_path).write(name, content).read_text()
+    assert "a1" not in text
+    assert "b1" not in text
+    assert text.count("***") == 2
 
 
 def test_rows_are_data_and_are_written_as_they_are(tmp_path):
