@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -16,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from adapters_pl.adapters.base import Adapter, describe_adapter
 from adapters_pl.checks import check_logits
 from adapters_pl.generation import Generation, generate
+from adapters_pl.masking import masked_values
 from adapters_pl.metrics import AnswerAccuracy
 from adapters_pl.scoring import score
 from adapters_pl.strategies import as_forward
@@ -47,6 +49,11 @@ class AnsweringModule(LightningModule):
         self.answered: dict[str, dict[int, dict[str, Any]]] = {}
         #: Seconds that this process spent on answers with the adapters, by set, and the tokens it wrote in them.
         self.spent: dict[str, tuple[float, int]] = {}
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """What a module of one's own hands to loggers by ``save_hyperparameters``, without secrets."""
+        return masked_values(super().hparams_initial)
 
     @property
     @abstractmethod

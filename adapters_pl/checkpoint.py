@@ -28,6 +28,7 @@ from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.masking import masked_values
 from adapters_pl.names import arguments_of, loaded, public_name, subclasses
 from adapters_pl.placement import SLOT
 from adapters_pl.untrusted import has_shape, is_plain, read_json, reading
@@ -64,7 +65,7 @@ def save_adapter(
     metadata = {"format": "pt", **{key: str(getattr(text, key)) for key in _STRUCTURE}}
     if add_tokens:
         metadata["add_tokens"] = json.dumps(add_tokens)
-    config = {"base_model_name_or_path": base or model.config.name_or_path or None, **config}
+    config = masked_values({"base_model_name_or_path": base or model.config.name_or_path or None, **config})
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:

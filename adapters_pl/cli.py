@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from types import TracebackType
 
 from adapters_pl import __version__, recipes, terminal
 from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl.masking import begin, masked
 
 #: Every subcommand: where it lives, and its line in the help. Modules are imported when they are called.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -90,6 +93,7 @@ def refuse_what_is_no_text(arguments: Sequence[str]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 1 a user's error, 2 ours, 130 interrupted."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    begin(words)
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
@@ -111,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {masked(str(error))}", file=sys.stderr)
         return USER_ERROR
     except RecursionError:
         if debug:
@@ -129,9 +133,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
 
 
+def _print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """As Python does for what ``--debug`` lets through, without secrets."""
+    print(masked("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)
+
+
 def console() -> None:
     """The console script."""
     terminal.prepare()
+    sys.excepthook = _print_traceback
     try:
         code = main()
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, did_you_mean, first_line
+from adapters_pl.masking import masked
 from adapters_pl.module import CausalLMModule
 from adapters_pl.names import arguments_of, subclasses
 from adapters_pl.ranges import WORDS
@@ -46,7 +47,7 @@ _KINDS = {
 
 def explain(error: ArgumentError, command: str) -> UserError:
     """Word ``error`` for a person: which key or value is wrong, and what is near it."""
-    text = str(error)
+    text = masked(str(error))  # before anything is cut off a secret
     if found := re.search(r"Option '([\w.]+)' is not accepted", text):
         path = re.search(r"Problem with given class_path '([\w.]+)'", text)
         section = re.search(r'Parser key "(\w+)', text)

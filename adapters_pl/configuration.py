@@ -21,6 +21,7 @@ from adapters_pl.cli import values_of
 from adapters_pl.data import SETS, ReasoningDataModule
 from adapters_pl.data.registry import published_name
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.masking import masked_parts, remember
 from adapters_pl.names import public_name, with_public_names
 from adapters_pl.received import received
 from adapters_pl.runs import DEFAULT_ROOT, Run
@@ -135,7 +136,32 @@ def inherited_config(
     given = [key for key in CLASSES if peek(arguments, key) or peek(arguments, f"{key}.class_path")]
     sections = _RESUMED if command == "fit" else _INHERITED
     found = received(recorded, sections, checkpoint, named_classes(arguments), given, trusted)
+    _refuse_masked(found.config, checkpoint, arguments, given)
     return with_public_names(found.config), found.note(checkpoint)
+
+
+def _refuse_masked(config: dict[str, Any], checkpoint: Path, arguments: Sequence[str], given: Sequence[str]) -> None:
+    """Take out of a recorded configuration what was masked in it and is given anew.
+
+    Raises:
+        UserError: it is not given; what is left of it would be taken for the value.
+    """
+    for path, left in list(masked_parts(config)):
+        section, *rest = path
+        keys = [key for key in rest if key != "init_args"]
+        named = ".".join([section, *keys])
+        # Whatever holds it may be given, too: all of ``data.settings`` for ``data.settings.password``.
+        ways = [".".join(way[:end]) for way in ([section, *keys], path) for end in range(2, len(way) + 1)]
+        again = any(peek(arguments, key) is not None for key in ways if not key.endswith(".init_args"))
+        if not again and section not in given:
+            raise UserError(
+                f"{checkpoint}: {named} held a secret, which was not recorded ('{left}'). Pass it again: --{named}"
+            )
+        node: Any = config
+        for key in path[:-1]:
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict):
+            node.pop(path[-1], None)
 
 
 def named_classes(arguments: Sequence[str]) -> list[str]:
@@ -229,6 +255,7 @@ def load_config_file(path: Path) -> Any:
     if not isinstance(content, dict):
         what = "nothing" if content is None else f"a {type(content).__name__}"
         raise UserError(f"config {path}: should hold keys like 'model:' and 'trainer:', but holds {what}.")
+    remember(content)
     return content
 
 

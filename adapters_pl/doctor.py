@@ -36,6 +36,7 @@ from urllib.request import Request, url2pathname, urlopen
 from adapters_pl.cache import CACHE_VARIABLE, cache_folder, offline
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.hardware import free_host_memory, total_host_memory, usable_cores
+from adapters_pl.masking import masked_url
 
 PACKAGE = "adapters-pl"
 PYPI = "https://pypi.org/simple"
@@ -394,17 +395,6 @@ def folders() -> Iterator[Finding]:
 # ---- network
 
 
-def masked(url: str) -> str:
-    """``url`` without what may be a credential: user and password, a query's values, a path's tokens.
-
-    >>> masked("https://me:secret@example.org/simple?token=abc")
-    'https://***@example.org/simple?token=***'
-    """
-    url = re.sub(r"//.*@", "//***@", url)
-    url = re.sub(r"=[^&#]*", "=***", url)
-    return re.sub(r"(?<=[^/]/)(?=[^/]*\d)(?=[^/]*[A-Za-z])\w{16,}(?=[/?#]|$)", "***", url)
-
-
 def index_url() -> str:
     """The package index that pip asks: by ``PIP_INDEX_URL``, by its configuration, or PyPI."""
     if given := os.environ.get("PIP_INDEX_URL"):
@@ -485,7 +475,7 @@ class Network:
         for name, url, fails in self.asked:
             answer, wrong = self.answers.get(name, ("no answer in time", True))
             problem = f"{fails}: check the address, its login, the connection and HTTPS_PROXY" if wrong else ""
-            yield Finding("network", name, f"{masked(url)}: {answer}", problem)
+            yield Finding("network", name, f"{masked_url(url)}: {answer}", problem)
 
 
 # ---- terminal and limits

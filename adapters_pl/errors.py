@@ -7,6 +7,8 @@ import os
 import re
 from collections.abc import Iterable
 
+from adapters_pl.masking import masked
+
 
 class UserError(Exception):
     """Something in the input is wrong: shown as one or two lines, without a traceback, with exit code 1.
@@ -31,8 +33,8 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of what ``error`` says, or its kind if it says nothing."""
-    lines = str(error).strip().splitlines()
+    """The first line of what ``error`` says, without secrets, or its kind if it says nothing."""
+    lines = masked(str(error)).strip().splitlines()
     return lines[0][:300] if lines else type(error).__name__
 
 

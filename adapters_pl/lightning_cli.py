@@ -44,6 +44,7 @@ from adapters_pl.configuration import (
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line, out_of_memory
 from adapters_pl.hardware import refuse_missing
+from adapters_pl.masking import masked, masked_values
 from adapters_pl.memory import MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast
 from adapters_pl.metrics_file import MetricsFile
@@ -271,7 +272,7 @@ class AdaptersCLI(LightningCLI):
                     arguments[key] = [_absolute(part) for part in value]
                 elif value is not None:
                     arguments[key] = _absolute(value)
-        return with_public_names(config)
+        return masked_values(with_public_names(config))
 
     def before_fit(self) -> None:
         """Find what is wrong with base and adapters while nothing heavy is loaded; the data comes next."""
@@ -439,8 +440,9 @@ def _quiet() -> None:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of Lightning's says something about this run, and is no advertisement."""
-    return not record.getMessage().startswith(("\N{ELECTRIC LIGHT BULB}", "TPU available", "HPU available"))
+    """Whether a line of Lightning's says something about this run, and is no advertisement; secrets are masked."""
+    record.msg, record.args = masked(record.getMessage()), ()
+    return not record.msg.startswith(("\N{ELECTRIC LIGHT BULB}", "TPU available", "HPU available"))
 
 
 @rank_zero_only
@@ -488,7 +490,7 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
 
 def _crashed(error: Exception, run: Run, debug: bool) -> int:
     """Keep the traceback of a fault of the program in ``crash.log``, and say where."""
-    text = traceback.format_exc()
+    text = masked(traceback.format_exc())
     if debug:
         raise error
     print(f"internal error: {type(error).__name__}: {first_line(error)}", file=sys.stderr)

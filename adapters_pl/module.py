@@ -33,6 +33,7 @@ from adapters_pl.checkpoint import FORMAT, check_checkpoint
 from adapters_pl.checkpoint_io import AtomicCheckpointIO
 from adapters_pl.checks import check_logits, check_packing
 from adapters_pl.errors import UserError
+from adapters_pl.masking import mask_checkpoint
 from adapters_pl.metrics import AnswerAccuracy
 from adapters_pl.optimizers import LinearWarmup
 from adapters_pl.ranges import AtLeast0, NotNegative, refuse_out_of_range
@@ -425,6 +426,7 @@ class CausalLMModule(AnsweringModule):
             "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
             "config": self.recorded_config,
         }
+        mask_checkpoint(checkpoint)  # Lightning calls this last: what callbacks and hyperparameters say is in it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another base or of other adapters, instead of scoring the bare base.

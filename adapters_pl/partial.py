@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from adapters_pl.masking import masked_values
 from adapters_pl.untrusted import has_shape
 
 Record = dict[str, Any]
@@ -29,7 +30,7 @@ class PartialAnswers:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         # As they will be read again: JSON knows no tuples.
-        self.settings = json.loads(json.dumps(settings))
+        self.settings = masked_values(json.loads(json.dumps(settings)))
 
     def begin(self, elsewhere: Iterable[Path] = ()) -> None:
         """Make the file, with the records of an interrupted test by the same settings if there are any.

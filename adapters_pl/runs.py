@@ -19,12 +19,15 @@ from filelock import FileLock, Timeout
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 
 from adapters_pl.errors import UserError, first_line, system_error
+from adapters_pl.masking import masked_values, masked_words
 from adapters_pl.sharded_checkpoint import is_sharded
 from adapters_pl.untrusted import has_shape, read_json
 
 DEFAULT_ROOT = "runs"
 #: The command that goes on with a training.
 GO_ON = "adapters-pl fit --ckpt_path last"
+#: All of the environment that a run records: they name its SLURM job.
+RECORDED_VARIABLES = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
 _PACKAGES = (
     "adapters-pl",
     "torch",
@@ -176,13 +179,15 @@ class Run:
     def write(self, name: str, content: Any) -> Path:
         """Write ``content`` under ``name``, whole or not at all, in the form of :func:`as_text`.
 
+        Secrets are masked; but rows (``.jsonl``) are data, and are written as they are.
+
         Raises:
             UserError: the system refused.
         """
         path = self.path / name
         with self.writing(name):
             path.parent.mkdir(parents=True, exist_ok=True)
-            _write_atomically(path, as_text(name, content))
+            _write_atomically(path, as_text(name, content if name.endswith(".jsonl") else masked_values(content)))
         return path
 
     def writing(self, name: str, again: str | None = None) -> AbstractContextManager[None]:
@@ -351,14 +356,13 @@ def _write_atomically(path: Path, content: bytes) -> None:
 
 def slurm_job() -> str | None:
     """The SLURM job that this process belongs to, as ``scontrol`` calls it."""
-    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    return os.environ.get("SLURM_JOB_ID")
+    job, array, task = map(os.environ.get, RECORDED_VARIABLES)
+    return f"{array}_{task}" if array else job
 
 
 def command_line() -> str:
-    """The command that repeats this run."""
-    return shlex.join(["adapters-pl", *sys.argv[1:]])
+    """The command that repeats this run; in the place of a secret it has ``***``."""
+    return shlex.join(["adapters-pl", *masked_words(sys.argv[1:])])
 
 
 def repeating(checkpoint: str | None) -> str:
@@ -366,7 +370,7 @@ def repeating(checkpoint: str | None) -> str:
     words = sys.argv[1:]
     named = any(word.partition("=")[0] == "--ckpt_path" for word in words)
     absolute = [] if checkpoint is None or named else ["--ckpt_path", str(Path(checkpoint).resolve())]
-    return shlex.join(["adapters-pl", *words, *absolute])
+    return shlex.join(["adapters-pl", *masked_words([*words, *absolute])])
 
 
 def environment() -> dict[str, Any]:

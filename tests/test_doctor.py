@@ -22,7 +22,8 @@ from packaging.requirements import Requirement
 
 from adapters_pl import doctor, hardware
 from adapters_pl.cli import main
-from adapters_pl.doctor import Finding, import_each, index_url, lacking, lines, masked, module_of
+from adapters_pl.doctor import Finding, import_each, index_url, lacking, lines, module_of
+from adapters_pl.masking import masked_url
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "lightning", "transformers", "datasets", "rich")
@@ -453,7 +454,7 @@ def test_a_login_is_told_to_its_host_alone(online, server, monkeypatch):
 
 def test_masking_keeps_what_is_no_secret():
     for url in ("https://pypi.org/simple", "https://huggingface.co", "file:///opt/pypi/simple", "http://[::1]:80/a"):
-        assert masked(url) == url
+        assert masked_url(url) == url
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningDataModule
 from transformers import PreTrainedTokenizerBase
 
@@ -17,6 +18,7 @@ from adapters_pl.data.tokenize import TokenRow, encode_prompt
 from adapters_pl.errors import UserError
 from adapters_pl.evaluation import draw_shots, judge_one, judge_samples, judge_scored, prompt_hash
 from adapters_pl.generation import Generation, seed_of
+from adapters_pl.masking import masked_values
 from adapters_pl.prompts import CHAT, render, render_chat, with_shots
 from adapters_pl.scoring import LEADS, Choices, Scored, encode_choices
 
@@ -161,6 +163,11 @@ class AskingDataModule(LightningDataModule):
         return records
 
     # ---- preparing
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """What a data module of one's own hands to loggers by ``save_hyperparameters``, without secrets."""
+        return masked_values(super().hparams_initial)
 
     @property
     def _module(self) -> CausalLMModule:
