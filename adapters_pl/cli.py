@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from adapters_pl import __version__, recipes, terminal
-from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl import __version__, key_help, options, recipes, terminal
+from adapters_pl.errors import UserError, did_you_mean, shortened
 
 #: Every subcommand: where it lives, and its line in the help. Modules are imported when they are called.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -41,7 +42,7 @@ def usage() -> str:
             "  adapters-pl fit --config quickstart.yaml    train on this machine, with what came in the package",
             "  adapters-pl test                            test the last run's checkpoint",
             "  adapters-pl doctor                          what is missing here, and how to mend it",
-            "  adapters-pl COMMAND --help                  every option of a command",
+            "  adapters-pl COMMAND --help                  what a command takes (fit --help_all: every key)",
             "  adapters-pl fit --print_config ...          the configuration that would run",
             "",
             "  --debug    show the traceback of an error    --version    show the version",
@@ -92,15 +93,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command, *rest = words
         if command not in COMMANDS:
             raise UserError(f"There is no command '{command}': {did_you_mean(command, COMMANDS)}")
+        if any(word in ("-h", "--help") for word in rest):
+            if command in key_help.KEYS:
+                print(key_help.text(command, COMMANDS[command][1]))
+                return DONE
+            if command in options.PARSERS and options.parsed(command, rest) is None:
+                return DONE
         module, function = COMMANDS[command][0].split(":")
         rest = resolve_configs(rest)
+        if command in key_help.KEYS:
+            rest = ["--help" if word == "--help_all" else word for word in rest]
         if module == "adapters_pl.recipes":
             return recipes.main(rest)
         return int(getattr(import_module(module), function)(command, rest, debug))
     except UserError as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(shortened(f"error: {error}"), file=sys.stderr)
+        return USER_ERROR
+    except OSError as error:
+        if debug or error.errno != errno.ENAMETOOLONG:
+            raise
+        print(shortened(f"error: {error.filename}: {error.strerror}"), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
