@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from types import TracebackType
 
-from adapters_pl import __version__, recipes, terminal
-from adapters_pl.errors import UserError, did_you_mean
+from adapters_pl import __version__, key_help, options, recipes, terminal
+from adapters_pl.errors import UserError, did_you_mean, shortened
 from adapters_pl.masking import begin, masked
 
 #: Every subcommand: where it lives, and its line in the help. Modules are imported when they are called.
@@ -44,7 +44,7 @@ def usage() -> str:
             "  adapters-pl fit --config quickstart.yaml    train on this machine, with what came in the package",
             "  adapters-pl test                            test the last run's checkpoint",
             "  adapters-pl doctor                          what is missing here, and how to mend it",
-            "  adapters-pl COMMAND --help                  every option of a command",
+            "  adapters-pl COMMAND --help                  what a command takes (fit --help_all: every key)",
             "  adapters-pl fit --print_config ...          the configuration that would run",
             "",
             "  --debug    show the traceback of an error    --version    show the version",
@@ -107,15 +107,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"There is no command '{command}': {did_you_mean(command, COMMANDS)}")
         refuse_what_is_no_text(rest)
+        if any(word in ("-h", "--help") for word in rest):
+            if command in key_help.KEYS:
+                print(key_help.text(command, COMMANDS[command][1]))
+                return DONE
+            if command in options.PARSERS and options.parsed(command, rest) is None:
+                return DONE
         module, function = COMMANDS[command][0].split(":")
         rest = resolve_configs(rest)
+        if command in key_help.KEYS:
+            rest = ["--help" if word == "--help_all" else word for word in rest]
         if module == "adapters_pl.recipes":
             return recipes.main(rest)
         return int(getattr(import_module(module), function)(command, rest, debug))
     except UserError as error:
         if debug:
             raise
-        print(f"error: {masked(str(error))}", file=sys.stderr)
+        print(shortened(f"error: {masked(str(error))}"), file=sys.stderr)
         return USER_ERROR
     except RecursionError:
         if debug:
@@ -126,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if debug or error.errno is None or isinstance(error, BrokenPipeError):
             raise
         named = f"{error.filename}: " if error.filename else ""
-        print(f"error: {named}{error.strerror}; see to it, or name another place.", file=sys.stderr)
+        said = f"error: {named}{error.strerror}; see to it, or name another place."
+        print(shortened(masked(said)), file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

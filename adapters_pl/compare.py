@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Sequence
@@ -15,9 +14,10 @@ from rich.table import Table
 from adapters_pl.cli import DONE
 from adapters_pl.errors import UserError, did_you_mean
 from adapters_pl.metrics import mcnemar_exact, paired_bootstrap
+from adapters_pl.options import parsed
 from adapters_pl.report import percent, points, print_table
 from adapters_pl.results import DIGEST, digest
-from adapters_pl.runs import DEFAULT_ROOT, Run
+from adapters_pl.runs import Run
 
 Answers = dict[str, bool]
 
@@ -191,22 +191,8 @@ def find_run(name: str, root: Path) -> Path:
 
 def main(command: str, arguments: list[str], debug: bool = False) -> int:
     """Compare the first run with each of the others."""
-    parser = argparse.ArgumentParser(
-        prog=f"adapters-pl {command}",
-        description="Test results of several runs side by side. Each run is compared with the first, set by set, over "
-        "the rows that both answered: McNemar's exact test, and a bootstrap interval of the difference.",
-        exit_on_error=False,
-    )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or names of runs below the root")
-    parser.add_argument("--root", type=Path, default=Path(DEFAULT_ROOT), help="where runs are (default: runs)")
-    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
-    try:
-        options = parser.parse_args(arguments)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; see adapters-pl {command} --help.") from error
-    except SystemExit as done:
-        if done.code:
-            raise UserError(f"wrong arguments; see adapters-pl {command} --help.") from done
+    options = parsed(command, arguments)
+    if options is None:
         return DONE
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; it must be at least 0.")

@@ -32,6 +32,32 @@ def did_you_mean(name: str, choices: Iterable[str], most: int = 3) -> str:
     return f"known: {', '.join(known)}" if known else "none is known"
 
 
+#: The most characters of a word, of a line, of a list of choices, and the most lines, in what is shown of an error.
+LONGEST_WORD, LONGEST_LINE, LONGEST_LIST, MOST_LINES = 120, 400, 2000, 20
+
+
+def shortened(message: str) -> str:
+    """``message`` with ``...`` in the middle of each word, line and list of choices that is too long to be read.
+
+    What a user gave can be of any length, and stands within the sentence that says what is wrong with it.
+    """
+    lines = message.splitlines()
+    if len(lines) > MOST_LINES:
+        lines = [*lines[: MOST_LINES // 2], "...", *lines[1 - MOST_LINES // 2 :]]
+    return "\n".join(_shortened_line(line) for line in lines)
+
+
+def _shortened_line(line: str) -> str:
+    line = re.sub(r"\S+", lambda word: _middle_left_out(word[0], LONGEST_WORD), line)
+    said, introduced, choices = (*re.split("(known: |one of )", line, maxsplit=1), "", "")[:3]
+    return _middle_left_out(said, LONGEST_LINE) + introduced + _middle_left_out(choices, LONGEST_LIST)
+
+
+def _middle_left_out(text: str, most: int) -> str:
+    half = (most - 3) // 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of what ``error`` says, without secrets, or its kind if it says nothing."""
     lines = masked(str(error)).strip().splitlines()

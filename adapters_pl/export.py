@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import glob
 import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from huggingface_hub import HfApi
@@ -22,6 +21,7 @@ from adapters_pl.checkpoint import base_of, find_adapter, import_adapters, read_
 from adapters_pl.cli import DONE
 from adapters_pl.configuration import find_checkpoint, peek
 from adapters_pl.errors import UserError, first_line, system_error
+from adapters_pl.options import parsed
 from adapters_pl.placement import slot_of
 from adapters_pl.quantisation import Quantization, dequantise_model, quantisation_of, short_name
 from adapters_pl.runs import locked
@@ -30,22 +30,9 @@ from adapters_pl.runs import locked
 def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     """Run ``export`` and return its exit code."""
     transformers_logging.disable_progress_bar()
-    parser = _Parser(prog=f"adapters-pl {command}", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write; it must be new or empty")
-    parser.add_argument("--ckpt_path", metavar="FILE", help="a checkpoint, a run's directory, last or best (last)")
-    parser.add_argument("--adapter_path", metavar="DIR", help="instead, an adapter directory or its hub id")
-    parser.add_argument("--merge", action="store_true", help="write the whole model with the adapter folded in")
-    parser.add_argument("--base", help="another place of the base than the one the adapter names")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
-    parser.add_argument(
-        "--quantization",
-        choices=("8bit", "4bit", "none"),
-        help="the base's in training, into whose weights the adapter is folded (what the checkpoint says, or none)",
-    )
-    parser.add_argument("--push", metavar="REPO", help="upload to this hub repository; HF_TOKEN is the key")
-    parser.add_argument("--trainer.default_root_dir", dest="root", metavar="DIR", help="where the runs are (runs)")
-    parser.add_argument("--trust_checkpoint", action="store_true", help="import a checkpoint's own adapter classes")
-    options = parser.parse_args(arguments)
+    options = parsed(command, arguments)
+    if options is None:
+        return DONE
     if options.adapter_path and peek(arguments, "ckpt_path"):
         raise UserError("--ckpt_path and --adapter_path both name an adapter: give one of them.")
     source: str | Path | None = options.adapter_path or find_checkpoint(command, arguments)
@@ -212,10 +199,3 @@ def _whole(out: str | Path, write: Callable[[Path], Any]) -> Path:
             "Mend that, or name another directory."
         ) from error
     return target
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are worded like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"export: {message}. See adapters-pl export --help.")

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import traceback
 import warnings
+from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ from adapters_pl.configuration import (
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, first_line, out_of_memory
 from adapters_pl.hardware import refuse_missing
+from adapters_pl.key_help import OWN
 from adapters_pl.masking import masked, masked_values
 from adapters_pl.memory import MemoryModel, Setup
 from adapters_pl.memory_advice import Forecast
@@ -89,6 +91,23 @@ _NOISE = (
     ".*custom batch sampler",
     ".*exists and is not empty",
     ".*Experiment logs directory",
+    # The last epoch ends before the validation that follows it.
+    r".*ModelCheckpoint\(monitor='val_(loss|accuracy)'\)` could not find the monitored key",
+)
+
+#: How lines begin that say nothing of this run, advertise, or repeat what is printed anyway.
+_NO_NEWS = (
+    "\N{ELECTRIC LIGHT BULB}",
+    "GPU available: False",
+    "TPU available",
+    "HPU available",
+    "Loading `train_dataloader` to estimate",
+    # Which checkpoint it is has been said, and that it cannot be restored is an error.
+    "Restoring states from the checkpoint",
+    "Restored all states from the checkpoint",
+    "Loaded model weights from the checkpoint",
+    # Of bitsandbytes, which has kernels of its own beside these.
+    "Failed to load CPU gemm_4bit_forward from kernels-community",
 )
 
 
@@ -98,6 +117,19 @@ class AdapterParser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["exit_on_error"] = False
         super().__init__(*args, **kwargs)
+
+
+class _TrainerHelp(Action):
+    """Print the keys of the trainer, as ``--data.help`` and its like print those of a class."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=help)
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        """Print them and end."""
+        whole = re.split(r"\n(?=\S)", parser.format_help())
+        print(next(part for part in whole if re.search(r"^  --trainer\.accelerator ", part, re.MULTILINE)))
+        parser.exit()
 
 
 class AdaptersCLI(LightningCLI):
@@ -145,28 +177,29 @@ class AdaptersCLI(LightningCLI):
             "--adapter",
             type=Adapter | list[Adapter] | None,
             default=None,
-            help="The adapter method, or a list of them; null tests the base alone.",
+            help=f"{OWN['adapter'].line}.",
         )
         parser.add_argument(
             "--adapter_path",
             type=str | None,
             default=None,
-            help="Begin with a saved adapter: a directory in PEFT's format, a checkpoint, or a hub id.",
+            help=f"{OWN['adapter_path'].line}.",
         )
         parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
+        parser.add_argument("--trainer.help", action=_TrainerHelp, help="Show the keys of the trainer and exit.")
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         parser.add_argument(
             TRUST,
             action="store_true",
-            help="Take over all that a checkpoint records: classes of one's own, callbacks, loggers (see SECURITY.md).",
+            help=f"{OWN['trust_checkpoint'].line}.",
         )
         if subcommand == "test":
             parser.add_argument(
                 "--overwrite",
                 action="store_true",
-                help="Put this test in the place of an earlier one of the same set, whatever that was.",
+                help=f"{OWN['overwrite'].line}.",
             )
         return parser
 
@@ -433,16 +466,17 @@ def user_error_behind(error: BaseException) -> UserError | None:
 
 
 def _quiet() -> None:
-    """Leave out what Lightning says of every run, and of settings that are meant."""
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+    """Leave out what libraries say of every run, and of settings that are meant."""
+    for logger in ("lightning.pytorch.utilities.rank_zero", "bitsandbytes.backends.cpu.ops"):
+        logging.getLogger(logger).addFilter(_is_news)
     for noise in _NOISE:
         warnings.filterwarnings("ignore", message=noise)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of Lightning's says something about this run, and is no advertisement; secrets are masked."""
+    """Whether a library's line says something about this run that is not said otherwise; secrets are masked."""
     record.msg, record.args = masked(record.getMessage()), ()
-    return not record.msg.startswith(("\N{ELECTRIC LIGHT BULB}", "TPU available", "HPU available"))
+    return not record.msg.startswith(_NO_NEWS)
 
 
 @rank_zero_only

@@ -62,6 +62,8 @@ def loading_arguments(
         return {}
     if not (is_bitsandbytes_available() and is_accelerate_available()):
         raise UserError(f"A base in {stored or wanted} needs bitsandbytes: pip install 'adapters-pl[quant]'")
+    # When it is imported, it advises to install other kernels than those that it has.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     arguments: dict[str, Any] = {"device_map": {"": device}}
     if stored is None:
         arguments["quantization_config"] = BitsAndBytesConfig(

@@ -307,12 +307,14 @@ def _mode(model: PreTrainedModel, training: bool, checkpointing: bool) -> Iterat
     was_training = model.training
     model.train(training)
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        # transformers has given both new names; the old ones go with version 6.
+        enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+        enable({"use_reentrant": False})
     try:
         yield
     finally:
         if checkpointing:
-            model.gradient_checkpointing_disable()
+            getattr(model, "activation_checkpointing_disable", model.gradient_checkpointing_disable)()
         model.train(was_training)
 
 

@@ -9,11 +9,17 @@ import pytest
 
 from adapters_pl import __version__
 from adapters_pl.cli import COMMANDS, main, values_of
+from adapters_pl.errors import LONGEST_LINE, MOST_LINES
 
 HEAVY = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "jsonargparse")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["recipes"], ["fit", "--config", "nope"], []])
+ASK = [[command, "--help"] for command in COMMANDS]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["recipes"], ["fit", "--config", "nope"], [], ["data", "show", "-h"], *ASK]
+)
 def test_the_front_door_imports_nothing_heavy(arguments):
     program = (
         "import sys; from adapters_pl.cli import main; main(sys.argv[1:]); "
@@ -33,6 +39,12 @@ def test_help_names_every_command(capsys, arguments):
     assert main(arguments) == 0
     out = capsys.readouterr().out
     assert all(f"  {command} " in out for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_begins_with_its_usage(capsys, command):
+    assert main([command, "--help"]) == 0
+    assert capsys.readouterr().out.startswith(f"usage: adapters-pl {command}")
 
 
 def test_an_unknown_command_offers_the_nearest(capsys):
@@ -65,6 +77,25 @@ def test_values_are_found_in_both_spellings():
     words = ["fit", "--a", "1", "--b=2", "--a=3", "--c"]
     assert values_of(words, "--a", "--b") == ["1", "2", "3"]
     assert values_of(words, "--c") == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["x" * 100_000],
+        ["recipes", "y " * 50_000],
+        ["recipes", "y\n" * 50_000],
+        ["fit", "--config", "z" * 100_000],
+        ["data", "show", "n o" * 50_000],
+    ],
+)
+def test_what_was_given_is_shortened_within_an_error(capsys, words):
+    assert main(words) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("error: ")
+    assert any("..." in line for line in lines)
+    assert len(lines) <= MOST_LINES
+    assert all(len(line.partition("known: ")[0]) <= LONGEST_LINE for line in lines)
 
 
 def test_a_reader_that_leaves_early_is_no_error():

@@ -42,15 +42,16 @@ AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
 class ReasoningDataModule(AskingDataModule):
     """A reasoning dataset in the published layout: rows of ``instruction, input, output, answer``.
 
+    They lie in ``dataset/<Name>/{train,test}.json`` and ``ft-training_set/*.json``.
+
     Args:
-        root: the folder that holds ``dataset/<Name>/{train,test}.json`` and ``ft-training_set/*.json``;
-            else the environment variable ``ADAPTERS_PL_DATA``, else the current folder.
+        root: the folder with ``dataset`` and ``ft-training_set`` (else what ``ADAPTERS_PL_DATA`` names, or here).
         files: published files that lie elsewhere: where, by their path in that layout
             (``{ft-training_set/math_10k.json: my/own.json}``).
         template: the prompt, by its name in ``adapters_pl.prompts``; ``chat`` is the tokenizer's own.
         system: the system's text in the chat template; the template's own if not given.
         thinking: the chat template's switch for reasoning models; theirs if not given.
-        protocol: how sets are asked and answers are read and judged, by its name in ``adapters_pl.answers``.
+        protocol: how answers are asked for, read and judged: ``strict``, ``llm_adapters`` or ``loglikelihood``.
         shots: worked examples before each tested question, drawn by ``seed`` from the training rows.
         samples: sampled answers to each question; their majority counts, and pass@k is reported.
         temperature: of sampling; 0.7 if there are several samples, else nothing is sampled.

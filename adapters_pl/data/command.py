@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,41 +14,17 @@ from adapters_pl.data.fetch import MissingFile, cached_path, download, find_file
 from adapters_pl.data.files import read_rows
 from adapters_pl.data.sources import Source, blob_sha1, sources
 from adapters_pl.errors import UserError, did_you_mean, first_line
+from adapters_pl.options import parsed
 from adapters_pl.report import print_table
 
 _DONE, _FAILED = 0, 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are worded and numbered like everyone else's."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"data: {message}. See: adapters-pl data --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="adapters-pl data", description="The published datasets and their files.")
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|verify|show")
-    listing = actions.add_parser("list", help="every dataset: rows, licence, and where its files are")
-    fetch = actions.add_parser("fetch", help="bring the files of datasets or suites into the cache")
-    verify = actions.add_parser("verify", help="compare files with their registered checksums")
-    show = actions.add_parser("show", help="print what is known of a dataset, and some rows")
-    fetch.add_argument("names", nargs="+", metavar="NAME")
-    verify.add_argument("names", nargs="*", metavar="NAME", help="all that are at hand if none is given")
-    show.add_argument("name", metavar="NAME")
-    show.add_argument("--rows", type=int, default=3, help="how many rows to print (3)")
-    show.add_argument("--split", choices=("train", "test"), help="the split to print; test if there is one")
-    for action in (listing, fetch, verify, show):
-        action.add_argument("--root", help="the folder with the published layout (else ADAPTERS_PL_DATA, else here)")
-    return parser
-
-
 def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     """Run one of the four actions; 1 if a file is missing or is not what it should be."""
-    try:
-        given = _parser().parse_args(arguments)
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
+    given = parsed(command, arguments)
+    if given is None:
+        return _DONE
     if given.action == "list":
         return _list(given.root)
     if given.action == "fetch":
