@@ -153,16 +153,18 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer("1")  # settings that are not as they should be show when they are used
+        end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     except UserError:
         raise
     except Exception as error:  # the tokenizers raise whatever they please
         raise _unreachable(base, "tokenizer", error) from error
-    if tokenizer.eos_token_id is None:
+    if end is None:
         raise UserError(
             f"base '{base}': its tokenizer has no end token, so no answer could end. "
             "Set eos_token in its tokenizer_config.json."
         )
-    if tokenizer.pad_token_id is None:
+    if pad is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

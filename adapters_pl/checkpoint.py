@@ -27,7 +27,7 @@ from adapters_pl import sharded_checkpoint
 from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError, first_line, out_of_memory
 from adapters_pl.names import arguments_of, loaded, public_name, subclasses
 from adapters_pl.placement import SLOT
 from adapters_pl.untrusted import has_shape, is_plain, read_json, reading
@@ -109,22 +109,34 @@ class SavedAdapters:
             UserError: the model has an adapter of that name, a tensor is missing, left over, of another shape
                 or not finite, or the base is another.
         """
-        self.check(model)
-        self.make_room(model)
+        rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
         added: list[Adapter] = []
         try:
-            for adapter in self.adapters:
-                try:
-                    fresh = adapter.attach_to(model, seed=None)
-                except UserError as error:
-                    raise UserError(f"{self.where}: does not fit this model: {error}") from error
-                if not fresh:
-                    raise UserError(f"Two adapters are named '{adapter.name}': load one under another name.")
-                added.append(adapter)
-            self.fill(model)
-        except UserError:
+            with reading(self.where, "take another copy"):
+                self.check(model)
+                self.make_room(model)
+                for adapter in self.adapters:
+                    if adapter_layers(model, adapter.name):
+                        raise UserError(f"Two adapters are named '{adapter.name}': load one under another name.")
+                    added.append(adapter)
+                    try:
+                        adapter.attach_to(model, seed=None)
+                    except UserError as error:
+                        raise UserError(f"{self.where}: does not fit this model: {error}") from error
+                    except (MemoryError, RuntimeError) as error:
+                        if not out_of_memory(error):
+                            raise
+                        raise UserError(
+                            f"{self.where}: there is too little memory for what its settings ask for; take another "
+                            "copy, if they are not what they should be."
+                        ) from error
+                self.fill(model)
+        except BaseException:
             for adapter in added:
                 adapter.detach_from(model)
+            if model.get_input_embeddings().weight.shape[0] > rows:  # type: ignore[union-attr]
+                model.resize_token_embeddings(rows)
+                model.requires_grad_(False)
             raise
 
     def make_room(self, model: PreTrainedModel) -> None:
@@ -133,7 +145,7 @@ class SavedAdapters:
         path = next(path for path, module in model.named_modules() if module is embedding)
         leaf = path.rsplit(".", 1)[-1]
         for key, tensor in self.tensors.items():
-            if re.search(rf"(^|\.){leaf}\.({SLOT}\..+\.)?weight$", key):
+            if tensor.ndim and re.search(rf"(^|\.){leaf}\.({SLOT}\..+\.)?weight$", key):
                 grow_embeddings(model, tensor.shape[0])
 
     def fill(self, model: PreTrainedModel) -> None:
@@ -264,7 +276,8 @@ def _read_directory(folder: Path, base: PretrainedConfig, name: str) -> SavedAda
     config = read_json(folder / CONFIG_NAME)
     old = not (folder / WEIGHTS_NAME).is_file() and (folder / OLD_WEIGHTS_NAME).is_file()
     tensors, metadata = _read_old_weights(folder) if old else _read_weights(folder)
-    method = next((cls for cls in _methods() if cls.reads(config)), None)
+    named = has_shape(config.get("peft_type"), (str, None))
+    method = next((cls for cls in _methods() if named and cls.reads(config)), None)
     if method is None:
         known = ", ".join(sorted({cls.peft_type for cls in _methods() if cls.peft_type}))
         raise UserError(f"{folder}: peft_type {config.get('peft_type')!r} is not known (known: {known}).")
