@@ -109,7 +109,7 @@ class SavedAdapters:
             UserError: the model has an adapter of that name, a tensor is missing, left over, of another shape
                 or not finite, or the base is another.
         """
-        rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[union-attr]
+        rows = _embedding_rows(model)
         added: list[Adapter] = []
         try:
             with reading(self.where, "take another copy"):
@@ -134,7 +134,7 @@ class SavedAdapters:
         except BaseException:
             for adapter in added:
                 adapter.detach_from(model)
-            if model.get_input_embeddings().weight.shape[0] > rows:  # type: ignore[union-attr]
+            if _embedding_rows(model) > rows:
                 model.resize_token_embeddings(rows)
                 model.requires_grad_(False)
             raise
@@ -181,6 +181,11 @@ class SavedAdapters:
                     setattr(model.get_submodule(owner), own, nn.Parameter(value) if trained else value)
                 else:
                     parameter.copy_(self.tensors[key])
+
+
+def _embedding_rows(model: PreTrainedModel) -> int:
+    table: Any = model.get_input_embeddings()
+    return table.weight.shape[0]
 
 
 def load_adapter(

@@ -13,17 +13,19 @@ from torch import Tensor
 
 #: Texts, numbers and keys that mean something somewhere.
 WORDS = [
-    "", " ", "0", "-1", "1e400", "null", "NaN", "true", "None", ".", "..", "../../x", "/etc/passwd", "/dev/zero", "x/y",
-    "\0", "\n", "\udcff", "☃", "(", "(a+)+$", "(.*)*(.*)*(.*)*x!", ".*", "[", "{}", "%s", "${HOME}", "a" * 5000, "9" * 400,
-    "os.system", "adapters_pl.LoRA", "adapters_pl.InstructionJSON", "torch.optim.SGD", "peft.VeraConfig", "LORA", "VERA",
-    "q_proj", "all-linear", "model", "embed_tokens", "lm_head", "attn", "llama", "bloom", "gpt2", "t5", "float16", "auto",
-    "nobody-here/nothing", "ddp", "cpu", "chat", "!!python/object/apply:os.system [x]", "model.layers.0.self_attn.q_proj",
+    "", " ", "0", "-1", "1e400", "null", "NaN", "true", "None", ".", "..", "../../x", "/etc/passwd", "/dev/zero",
+    "x/y", "\0", "\n", "\udcff", "☃", "(", "(a+)+$", "(.*)*(.*)*(.*)*x!", ".*", "[", "{}", "%s", "${HOME}", "a" * 5000,
+    "9" * 400, "os.system", "adapters_pl.LoRA", "adapters_pl.InstructionJSON", "torch.optim.SGD", "peft.VeraConfig",
+    "LORA", "VERA", "q_proj", "all-linear", "model", "embed_tokens", "lm_head", "attn", "llama", "bloom", "gpt2", "t5",
+    "float16", "auto", "nobody-here/nothing", "ddp", "cpu", "chat", "!!python/object/apply:os.system [x]",
+    "model.layers.0.self_attn.q_proj",
 ]  # fmt: skip
 NUMBERS = [-1, 0, 1, 2, 3, 7, 33, 1000, 10**5, 2**31, 2**63 - 1, 2**64, 10**12, 10**30, -(2**63) - 1]
 KEYS = [
-    "class_path", "init_args", "dict_kwargs", "trust_remote_code", "auto_map", "instruction", "input", "output", "answer",
-    "id", "base", "adapter", "name", "rank", "r", "peft_type", "peft_config", "quantization_config", "text_config",
-    "model_type", "modules_to_save", "target_modules", "rope_scaling", "architectures", "dtype", "layers_to_transform",
+    "class_path", "init_args", "dict_kwargs", "trust_remote_code", "auto_map", "instruction", "input", "output",
+    "answer", "id", "base", "adapter", "name", "rank", "r", "peft_type", "peft_config", "quantization_config", 
+    "text_config", "model_type", "modules_to_save", "target_modules", "rope_scaling", "architectures", "dtype",
+    "layers_to_transform",
 ]  # fmt: skip
 
 texts = st.one_of(st.sampled_from(WORDS), st.text(st.characters(exclude_categories=()), max_size=12))
@@ -186,12 +188,13 @@ spots = st.lists(
         st.sampled_from(["flip", "flip", "insert", "cut", "drop", "twice"]),
         st.one_of(
             st.binary(min_size=1, max_size=9),
-            st.sampled_from([b"\xff" * 8, b"\0" * 8, b"[" * 3000, b'{"a":' * 3000, b"&a [*a]\n", b"'", b'"', b": ", b"\n- "]),
+            st.sampled_from([b"\xff" * 8, b"\0" * 8, b"[" * 3000, b'{"a":' * 3000]),
+            st.sampled_from([b"&a [*a]\n", b"'", b'"', b": ", b"\n- "]),
         ),
     ),
     min_size=1,
     max_size=3,
-)  # fmt: skip
+)
 
 
 def spoilt(content: bytes, todo: list[Spot]) -> bytes:
