@@ -73,7 +73,7 @@ def locate(base: str) -> str:
     return base
 
 
-def _unreachable(base: str, what: str, error: Exception) -> UserError:
+def _unreachable(base: str, what: str, error: BaseException) -> UserError:
     reason = reason_of(error)
     return UserError(
         f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
@@ -157,7 +157,9 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
         end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     except UserError:
         raise
-    except Exception as error:  # the tokenizers raise whatever they please
+    except BaseException as error:  # the tokenizers raise whatever they please, and their panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise _unreachable(base, "tokenizer", error) from error
     if end is None:
         raise UserError(

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from adapters_pl.sharded_checkpoint import is_sharded
 from adapters_pl.untrusted import MOST_LEVELS, MOST_VALUES, is_plain
 
 CONFIG = ("--config", "-c")
-#: The size of a configuration file.
-MOST_CONFIG_BYTES = 2**20
+#: The size of a configuration file: what can be read within two seconds.
+MOST_CONFIG_BYTES = 2**16
 
 #: Sections that name a class.
 CLASSES = ("model", "adapter", "data", "optimizer", "lr_scheduler")
@@ -202,9 +203,9 @@ def load_config_file(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_CONFIG_BYTES:
             raise UserError(
-                f"config {path}: holds more than {MOST_CONFIG_BYTES >> 20} MiB, which no configuration does."
+                f"config {path}: holds more than {MOST_CONFIG_BYTES >> 10} KiB, which no configuration does."
             )
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        content = _parsed(path.read_text(encoding="utf-8"))
         if not is_plain(content):
             raise UserError(
                 f"config {path}: holds something else than numbers, texts, lists and mappings, is nested deeper than "
@@ -223,8 +224,21 @@ def load_config_file(path: Path) -> Any:
     return content
 
 
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    """What a YAML text says; a command asks its files for one key after another, and changes nothing in them."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys."""
+    """YAML without duplicate keys, and without brackets so deep that reading them takes the square of their number."""
+
+    flow_level: int
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > MOST_LEVELS:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()

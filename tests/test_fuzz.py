@@ -163,6 +163,10 @@ def reading(place):
             pass
         except Late:
             raise AssertionError(f"took longer than {HANGS_AFTER} s") from None
+        except BaseException as error:
+            if isinstance(error, Exception | KeyboardInterrupt):
+                raise
+            raise AssertionError(f"{type(error).__name__} is no Exception: {error}") from None
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, kept)
@@ -203,6 +207,8 @@ configurations = st.one_of(
 
 @fuzz(60, 300)
 @given(configurations)
+@example(b"[" * 200 + b"x, " * 40_000)
+@example(b"".join(b"k%d: v\n" % number for number in range(90_000)))
 def test_a_configuration_file(reading, content):
     with reading() as here:
         (here / "some.yaml").write_bytes(content)
@@ -290,7 +296,8 @@ def test_the_bytes_of_a_checkpoint(reading, stored, todo):
 
 @fuzz(4, 20, shrink=False)
 @given(tensor_changes)
-def test_training_goes_on_from_a_checkpoint(place, stored, todo):
+def test_training_goes_on_from_a_checkpoint(place, request, todo):
+    stored = request.getfixturevalue("stored")  # too long to be printed with an example
     number = len(list((place / "log").iterdir()))
     folder = place / "log" / f"case-{number}"
     for part in hostile_inputs.PARTS[1:]:
@@ -311,9 +318,10 @@ def test_training_goes_on_from_a_checkpoint(place, stored, todo):
         time.sleep(0.01)
     code, seconds = os.waitstatus_to_exitcode(status), time.monotonic() - began
     result = hostile_inputs.judge(case, folder, code, seconds, killed)
-    log = (folder / "stderr").read_text("utf-8", "replace")[-1500:]
+    log = (folder / "stderr").read_text("utf-8", "replace")
+    log += "".join(file.read_text() for file in (folder / "here").rglob("crash.log"))
     shutil.rmtree(folder)
-    assert result["verdict"] in ("answered", "fine", "unclear"), (result["verdict"], result["reason"], log)
+    assert result["verdict"] in ("answered", "fine", "unclear"), (result["verdict"], result["reason"], log[-2500:])
 
 
 # ---- adapter directories
@@ -502,6 +510,7 @@ def _open(base):
 @fuzz(20, 60)
 @given(st.sampled_from([*_FILES, "config.json"]), changes())
 @example("tokenizer_config.json", [Change(("model_max_length",), "replace", {})])
+@example("tokenizer.json", [Change(("model", "continuing_subword_prefix"), "replace", "-1")])
 def test_the_settings_of_a_base(reading, place, name, todo):
     with reading() as here:
         shutil.copytree(place / "prepared/base", here / "base")
