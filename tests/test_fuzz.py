@@ -37,6 +37,7 @@ from adapters_pl.configuration import CLASSES, inherited_config, load_config_fil
 from adapters_pl.data.files import FIELDS, as_dataset, read_rows
 from adapters_pl.errors import UserError
 from adapters_pl.received import received
+from adapters_pl.untrusted import is_plain
 from tests import hostile_inputs
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.hostile_cases import RESUME, fit
@@ -45,6 +46,7 @@ from tests.mutations import (
     changed,
     changes,
     keys,
+    nested,
     plain,
     spoilt,
     spots,
@@ -229,10 +231,16 @@ def test_a_configuration_on_the_command_line(reading, content):
 # ---- checkpoints
 
 
+class Stored(dict):
+    """What the run's checkpoint holds; too long to be printed with every example."""
+
+    def __repr__(self):
+        return "stored"
+
+
 @pytest.fixture(scope="module")
 def stored(place):
-    """The contents of the run's checkpoint."""
-    return torch.load(place / "prepared/runs/lora-1/checkpoints/last.ckpt", weights_only=True)
+    return Stored(torch.load(place / "prepared/runs/lora-1/checkpoints/last.ckpt", weights_only=True))
 
 
 def unchanged_after(path):
@@ -257,8 +265,8 @@ def _look_at(path):
     steps = [
         lambda: base_of(path),
         lambda: [build_adapter(described, path) for described in read_checkpoint(path)[0]["adapters"]],
-        lambda: inherited_config(path, "fit"),
-        lambda: inherited_config(path, "test", ["--adapter", "LoRA"], trusted=True),
+        lambda: yaml.safe_dump(inherited_config(path, "fit")[0]),
+        lambda: yaml.safe_dump(inherited_config(path, "test", ["--adapter", "LoRA"], trusted=True)[0]),
         lambda: unchanged_after(path),
     ]
     for step in steps:
@@ -277,11 +285,16 @@ def test_what_a_checkpoint_holds(reading, stored, todo, below):
         _look_at(here / "some.ckpt")
 
 
-@fuzz(25, 50)
-@given(plain, st.booleans())
-def test_a_recorded_configuration(reading, config, trusted):
+@fuzz(40, 50)
+@given(tensor_changes, st.booleans())
+@example([Change((), "replace", None)], False)
+@example([Change(("seed_everything",), "replace", torch.ones(2))], True)
+@example([Change(("trainer", "max_time"), "replace", nested(60))], True)
+def test_a_recorded_configuration(reading, stored, todo, trusted):
     with reading():
-        received(config, [*CLASSES, "trainer", "seed_everything"], "some.ckpt", trusted=trusted)
+        config = changed(stored["adapters_pl"]["config"], todo)
+        found = received(config, [*CLASSES, "trainer", "seed_everything"], "some.ckpt", trusted=trusted)
+        assert is_plain(yaml.safe_load(yaml.safe_dump(found.config)))  # as a command takes it over
 
 
 @fuzz(20, 80)
@@ -296,8 +309,7 @@ def test_the_bytes_of_a_checkpoint(reading, stored, todo):
 
 @fuzz(4, 20, shrink=False)
 @given(tensor_changes)
-def test_training_goes_on_from_a_checkpoint(place, request, todo):
-    stored = request.getfixturevalue("stored")  # too long to be printed with an example
+def test_training_goes_on_from_a_checkpoint(place, stored, todo):
     number = len(list((place / "log").iterdir()))
     folder = place / "log" / f"case-{number}"
     for part in hostile_inputs.PARTS[1:]:
