@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Processes share the cores better when idle threads sleep.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test test-lowest audit lint install install-test pretrain clean
+.PHONY: quickstart test test-lowest fuzz audit lint install install-test pretrain clean
 
 quickstart: install  ## train and test on this machine, with what comes in the package
 	$(BIN)/adapters-pl fit --config quickstart.yaml
@@ -20,6 +20,13 @@ test-lowest:  ## the tests with the lowest versions that pyproject.toml allows; 
 	$(PYTHON) tests/lowest_versions.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check -q install -c $(VENV)-lowest/constraints.txt -e ".[test]"
 	$(VENV)-lowest/bin/python -m pytest -n 2
+
+EXAMPLES ?= 10000
+SEED ?= $(shell date +%s)
+fuzz: install-test  ## ten thousand changed inputs; SEED=... draws the same ones again
+	@echo "SEED=$(SEED)"
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=$(SEED) \
+		--hypothesis-show-statistics --show-capture=no
 
 audit:  ## the pins: within the ranges, not withdrawn, without known weaknesses; as far as the network allows
 	$(PYTHON) -m venv $(VENV)-audit

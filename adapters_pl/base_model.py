@@ -73,7 +73,7 @@ def locate(base: str) -> str:
     return base
 
 
-def _unreachable(base: str, what: str, error: Exception) -> UserError:
+def _unreachable(base: str, what: str, error: BaseException) -> UserError:
     reason = reason_of(error)
     return UserError(
         f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
@@ -174,20 +174,20 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer("1")  # settings that are not as they should be show when they are used
+        end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     except UserError:
         raise
-    except Exception as error:  # the tokenizers raise whatever they please
+    except BaseException as error:  # the tokenizers raise whatever they please, and their panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         raise _unreachable(base, "tokenizer", error) from error
-    try:
-        tokenizer("One line,\nand another.")
-    except Exception as error:
-        raise _unreachable(base, "tokenizer", error) from error
-    if not isinstance(tokenizer.eos_token_id, int):
+    if not isinstance(end, int):
         raise UserError(
             f"base '{base}': its tokenizer has no end token, so no answer could end. "
             "Set eos_token in its tokenizer_config.json."
         )
-    if tokenizer.pad_token_id is None:
+    if pad is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -27,7 +27,7 @@ from adapters_pl import sharded_checkpoint
 from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
 from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.errors import UserError, first_line, out_of_memory
 from adapters_pl.masking import masked_values
 from adapters_pl.names import arguments_of, loaded, public_name, subclasses
 from adapters_pl.placement import SLOT
@@ -110,22 +110,34 @@ class SavedAdapters:
             UserError: the model has an adapter of that name, a tensor is missing, left over, of another shape
                 or not finite, or the base is another.
         """
-        self.check(model)
-        self.make_room(model)
+        rows = _embedding_rows(model)
         added: list[Adapter] = []
         try:
-            for adapter in self.adapters:
-                try:
-                    fresh = adapter.attach_to(model, seed=None)
-                except UserError as error:
-                    raise UserError(f"{self.where}: does not fit this model: {error}") from error
-                if not fresh:
-                    raise UserError(f"Two adapters are named '{adapter.name}': load one under another name.")
-                added.append(adapter)
-            self.fill(model)
-        except UserError:
+            with reading(self.where, "take another copy"):
+                self.check(model)
+                self.make_room(model)
+                for adapter in self.adapters:
+                    if adapter_layers(model, adapter.name):
+                        raise UserError(f"Two adapters are named '{adapter.name}': load one under another name.")
+                    added.append(adapter)
+                    try:
+                        adapter.attach_to(model, seed=None)
+                    except UserError as error:
+                        raise UserError(f"{self.where}: does not fit this model: {error}") from error
+                    except (MemoryError, RuntimeError) as error:
+                        if not out_of_memory(error):
+                            raise
+                        raise UserError(
+                            f"{self.where}: there is too little memory for what its settings ask for; take another "
+                            "copy, if they are not what they should be."
+                        ) from error
+                self.fill(model)
+        except BaseException:
             for adapter in added:
                 adapter.detach_from(model)
+            if _embedding_rows(model) > rows:
+                model.resize_token_embeddings(rows)
+                model.requires_grad_(False)
             raise
 
     def make_room(self, model: PreTrainedModel) -> None:
@@ -134,7 +146,7 @@ class SavedAdapters:
         path = next(path for path, module in model.named_modules() if module is embedding)
         leaf = path.rsplit(".", 1)[-1]
         for key, tensor in self.tensors.items():
-            if re.search(rf"(^|\.){leaf}\.({SLOT}\..+\.)?weight$", key):
+            if tensor.ndim and re.search(rf"(^|\.){leaf}\.({SLOT}\..+\.)?weight$", key):
                 grow_embeddings(model, tensor.shape[0])
 
     def fill(self, model: PreTrainedModel) -> None:
@@ -172,6 +184,11 @@ class SavedAdapters:
                     setattr(model.get_submodule(owner), own, nn.Parameter(value) if trained else value)
                 else:
                     parameter.copy_(self.tensors[key])
+
+
+def _embedding_rows(model: PreTrainedModel) -> int:
+    table: Any = model.get_input_embeddings()
+    return table.weight.shape[0]
 
 
 def load_adapter(

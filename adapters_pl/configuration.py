@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,8 @@ from adapters_pl.sharded_checkpoint import is_sharded
 from adapters_pl.untrusted import MOST_LEVELS, MOST_VALUES, is_plain
 
 CONFIG = ("--config", "-c")
-#: The size of a configuration file.
-MOST_CONFIG_BYTES = 2**20
+#: The size of a configuration file: what can be read within two seconds.
+MOST_CONFIG_BYTES = 2**16
 _MOST_KEYS = 10_000
 
 #: Sections that name a class.
@@ -235,9 +236,9 @@ def load_config_file(path: Path) -> Any:
     try:
         if path.stat().st_size > MOST_CONFIG_BYTES:
             raise UserError(
-                f"config {path}: holds more than {MOST_CONFIG_BYTES >> 20} MiB, which no configuration does."
+                f"config {path}: holds more than {MOST_CONFIG_BYTES >> 10} KiB, which no configuration does."
             )
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)
+        content = _parsed(path.read_text(encoding="utf-8"))
         if not is_plain(content):
             raise UserError(
                 f"config {path}: holds something else than numbers, texts, lists and mappings, is nested deeper than "
@@ -259,8 +260,21 @@ def load_config_file(path: Path) -> Any:
     return content
 
 
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Any:
+    """What a YAML text says; a command asks its files for one key after another, and changes nothing in them."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 class _StrictLoader(yaml.SafeLoader):
-    """YAML without duplicate keys, and without merges (``<<``) that grow beyond every limit."""
+    """YAML without duplicate keys, merges (``<<``) that grow, and brackets so deep that they take for ever to read."""
+
+    flow_level: int
+
+    def fetch_flow_collection_start(self, TokenClass: Any) -> None:
+        if self.flow_level > MOST_LEVELS:
+            raise RecursionError
+        super().fetch_flow_collection_start(TokenClass)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)

@@ -128,7 +128,7 @@ def has_shape(value: Any, shape: Any) -> bool:
     return isinstance(value, shape) and not (shape is int and isinstance(value, bool))
 
 
-def reason_of(error: Exception) -> str:
+def reason_of(error: BaseException) -> str:
     """What an error says, its kind before it where that says more."""
     said = first_line(error)
     if isinstance(error, pickle.UnpicklingError):  # whose own advice is to run the file

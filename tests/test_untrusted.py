@@ -110,7 +110,7 @@ MERGES = "\n".join(
         ("a: 2001-13-99", "mend it"),
         ("a: !!python/object/apply:os.system ['touch ran']", "could not determine a constructor"),
         ("? [1]\n: 2", "a key has to be a text"),
-        ("a: " + "x" * 2**20, "more than 1 MiB"),
+        ("a: " + "x" * 2**20, "more than 64 KiB"),
     ],
     ids=["aliases", "merges", "in itself", "open", "deep", "date", "tag", "key", "large"],
 )

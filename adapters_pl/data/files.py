@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from pyarrow import ArrowException, ArrowInvalid, ArrowTypeError, parquet
+from pyarrow import ArrowInvalid, ArrowTypeError, parquet
 
-from adapters_pl.errors import UserError
+from adapters_pl.errors import UserError, first_line
 
 #: The fields of a row, in the order in which examples use them.
 FIELDS = ("id", "instruction", "input", "output", "answer")
@@ -150,8 +150,8 @@ def _parse_parquet(path: Path) -> list[Any]:
         return parquet.read_table(path).to_pylist()
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check the path.") from None
-    except (OSError, ArrowException, ValueError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
+    except Exception as error:  # what is raised differs from one kind of column to another
+        reason = first_line(error).rstrip(".")
         raise UserError(f"{path}: cannot be read as Parquet ({reason}); copy or download it again.") from error
 
 
