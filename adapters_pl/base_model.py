@@ -414,4 +414,6 @@ def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
     if not one["sample"] or not other["sample"]:
         return True
     a, b = torch.tensor(one["sample"]), torch.tensor(other["sample"])
-    return a.shape == b.shape and bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))
+    if a.shape != b.shape or not a.isfinite().all():
+        return False
+    return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))

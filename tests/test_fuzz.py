@@ -307,9 +307,8 @@ def test_the_bytes_of_a_checkpoint(reading, stored, todo):
         _look_at(here / "some.ckpt")
 
 
-@fuzz(4, 20, shrink=False)
-@given(tensor_changes)
-def test_training_goes_on_from_a_checkpoint(place, stored, todo):
+def _resumed(place, stored, todo):
+    """How training that goes on from a changed checkpoint ends: the verdict, the reason, and what it said."""
     number = len(list((place / "log").iterdir()))
     folder = place / "log" / f"case-{number}"
     for part in hostile_inputs.PARTS[1:]:
@@ -333,7 +332,20 @@ def test_training_goes_on_from_a_checkpoint(place, stored, todo):
     log = (folder / "stderr").read_text("utf-8", "replace")
     log += "".join(file.read_text() for file in (folder / "here").rglob("crash.log"))
     shutil.rmtree(folder)
-    assert result["verdict"] in ("answered", "fine", "unclear"), (result["verdict"], result["reason"], log[-2500:])
+    return result["verdict"], result["reason"], log[-2500:]
+
+
+@pytest.mark.xfail(reason="what Lightning keeps in a checkpoint is not checked before it is used", strict=False)
+@fuzz(4, 20, shrink=False)
+@given(tensor_changes)
+@example([Change(("global_step",), "replace", None)])
+@example([Change(("optimizer_states",), "replace", None)])
+@example([Change(("pytorch-lightning_version",), "replace", None)])
+@example([Change(("loops", "fit_loop"), "delete")])
+@example([Change(("optimizer_states", 0, "state", 0, "exp_avg"), "flat")])
+def test_training_goes_on_from_a_checkpoint(place, stored, todo):
+    verdict, reason, log = _resumed(place, stored, todo)
+    assert verdict in ("answered", "fine", "unclear"), (verdict, reason, log)
 
 
 # ---- adapter directories
