@@ -375,6 +375,16 @@ _SHAPE = {
     },
     "adapters": [{"class_path": str, "init_args": {str: object}}],
 }
+#: What Lightning keeps beside it, where it does.
+_SHAPE_OF_LIGHTNING = {
+    "pytorch-lightning_version": str,
+    "epoch": int,
+    "global_step": int,
+    "loops": {"fit_loop": {str: object}},
+    "callbacks": {str: object},
+    "optimizer_states": [{"state": {}, "param_groups": [{"params": [int]}]}],
+    "lr_schedulers": [{str: object}],
+}
 _SHAPE_OF_FINGERPRINT = {"dtype": str, "weights": {str: [(float, int)]}}
 
 
@@ -390,6 +400,10 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         ours, state = stored["adapters_pl"], stored["state_dict"]
+        if not all(has_shape(stored[key], shape) for key, shape in _SHAPE_OF_LIGHTNING.items() if key in stored):
+            raise UserError(
+                f"{path}: what Lightning keeps in it is not as Lightning writes it; take another checkpoint."
+            )
         check_checkpoint(ours, state, path)
         return ours, state
     except UserError:

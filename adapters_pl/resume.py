@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
+from torch.optim import Optimizer
 
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.data.sampler import StepLoader, StepSampler
@@ -161,6 +162,8 @@ class Resume(Callback):
                 logger.rewind(trainer.global_step)
         if self._stored is None:
             return
+        for optimizer in trainer.optimizers:
+            _refuse_strange_state(optimizer, trainer.ckpt_path)
         # Lightning does this only where no schedule has asked for the loader before.
         if isinstance(trainer.train_dataloader, StepLoader):
             trainer.train_dataloader.load_state_dict(self._stored)
@@ -235,6 +238,23 @@ def _change_rates(trainer: Trainer, ratios: list[float]) -> None:
     for config in trainer.lr_scheduler_configs:
         if bases := getattr(config.scheduler, "base_lrs", None):
             config.scheduler.base_lrs = [base * ratio for base, ratio in zip(bases, ratios, strict=True)]
+
+
+def _refuse_strange_state(optimizer: Optimizer, where: object) -> None:
+    """Raise ``UserError`` where what an optimizer keeps of a parameter has another shape; torch notices in a step."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                shaped = key in _LIKE_ITS_PARAMETER and getattr(value, "shape", None) != parameter.shape
+                if shaped or not isinstance(value, torch.Tensor | int | float):
+                    raise UserError(
+                        f"{where}: its optimizer's {key} has another shape than the parameter that it is kept of; take "
+                        "another checkpoint."
+                    )
+
+
+#: What torch's optimizers keep of every element of a parameter.
+_LIKE_ITS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "sum")
 
 
 def _move_along(trainer: Trainer, states: dict[str, Any]) -> None:

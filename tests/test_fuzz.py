@@ -335,7 +335,6 @@ def _resumed(place, stored, todo):
     return result["verdict"], result["reason"], log[-2500:]
 
 
-@pytest.mark.xfail(reason="what Lightning keeps in a checkpoint is not checked before it is used", strict=False)
 @fuzz(4, 20, shrink=False)
 @given(tensor_changes)
 @example([Change(("global_step",), "replace", None)])

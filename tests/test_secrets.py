@@ -267,7 +267,7 @@ def test_the_answers_of_a_test_under_way_stand_under_no_secret(tmp_path):
     partial = PartialAnswers(tmp_path / "x.jsonl", {"adapters": [{"auth_token": "swordfish"}]})
     partial.begin()
     assert json.loads((tmp_path / "x.jsonl").read_text()) == {"settings": {"adapters": [{"auth_token": "***"}]}}
-    partial.append([{"row": 3, "prompt_hash": "a"}])
+    partial.append([{"row": 3, "prompt_hash": "a", "output": "", "correct": True}])
     again = PartialAnswers(partial.path, {"adapters": [{"auth_token": "swordfish"}]})
     again.begin()
     assert list(again.read({3: "a"})) == [3]
