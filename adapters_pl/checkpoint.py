@@ -202,6 +202,7 @@ def load_adapter(
     """Put a saved adapter into a plain transformers model and return the model, adapter active, frozen.
 
     A second adapter under another name works beside the first; :func:`~adapters_pl.adapters.activate` chooses.
+    Nothing of what lies at ``path`` is run: a class of your own is built only if you have imported it.
 
     Args:
         model: a causal LM; it is changed in place.

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from adapters_pl import __all__ as PUBLIC
 from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, did_you_mean, first_line
@@ -243,7 +244,12 @@ def _names_of(kind: type) -> list[str]:
     ours = kind in _NESTED.values()
     found = [cls for cls in subclasses(kind) if ours or cls.__module__.partition(".")[0] == home]
     whole = [CausalLMModule.__name__] if kind is CausalLMModule else []
-    return [*whole, *(cls.__name__ for cls in found if not inspect.isabstract(cls) and cls.__name__[0] != "_")]
+    public = [cls for cls in found if not inspect.isabstract(cls) and (not _is_ours(cls) or cls.__name__ in PUBLIC)]
+    return [*whole, *(cls.__name__ for cls in public if cls.__name__[0] != "_")]
+
+
+def _is_ours(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] == "adapters_pl"
 
 
 def _arguments_of(class_path: str) -> list[str]:
