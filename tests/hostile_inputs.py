@@ -192,7 +192,8 @@ def watch(folder: Path, noted: dict[str, Any]) -> None:
         elif event in writes:
             path = arguments[writes[event]]
         elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
-            if not any(word in str(arguments[:2]) for word in ("'git'", "'uname'")):
+            # Patterns that are not simple are matched in a process that can be ended.
+            if not any(word in str(arguments[:2]) for word in ("'git'", "'uname'", "compiled.fullmatch")):
                 noted.setdefault("programs", []).append(str(arguments[:2])[:200])
         elif event == "socket.getaddrinfo":
             noted.setdefault("hosts", []).append(str(arguments[0])[:80])

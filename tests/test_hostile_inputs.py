@@ -35,7 +35,9 @@ def test_hostile_inputs_end_in_a_line_or_two(tmp_path):
     assert out.is_file(), done.stderr
     ended = [json.loads(line) for line in out.read_text().splitlines()]
     bad = {
-        case["name"]: (case["verdict"], case["stderr"]) for case in ended if case["verdict"] not in ("answered", "fine")
+        case["name"]: (case["verdict"], case["message"])
+        for case in ended
+        if case["verdict"] not in ("answered", "fine")
     }
     assert bad == {}
     assert len(ended) > 50

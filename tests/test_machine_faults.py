@@ -588,7 +588,7 @@ def test_results_that_two_processes_write_at_once_are_all_there(tmp_path):
             os.write(pipe, b"ready\n")
             gate.wait()
             for number in range(first, first + 30):
-                runs.Run(tmp_path).merge_results({str(number): {}})
+                runs.Run(tmp_path).merge_results({str(number): {"n": 1}})
             return 0
 
         return merge

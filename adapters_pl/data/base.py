@@ -421,7 +421,7 @@ class ReasoningDataModule(AskingDataModule):
     def _collate(self) -> Collate:
         pad_id = self._tokenizer().pad_token_id
         assert isinstance(pad_id, int)
-        model = self._module._modules.get("model")  # a module of one's own may have none
+        model = getattr(self._module, "model", None)  # a module of one's own may have none
         table: Any = model.get_input_embeddings() if isinstance(model, PreTrainedModel) else None
         return Collate(pad_id, vocabulary=None if table is None else table.weight.shape[0])
 
