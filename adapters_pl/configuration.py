@@ -322,10 +322,11 @@ def with_full_names(arguments: Sequence[str]) -> list[str]:
     words = list(arguments)
     for i, word in enumerate(words):
         flag, equals, name = word.partition("=")
-        if equals and name in full.get(flag, ()):
-            words[i] = f"{flag}={full[flag][name]}"
-        elif i and word in full.get(words[i - 1], ()):
-            words[i] = full[words[i - 1]][word]
+        before = words[i - 1].removesuffix(".help") if i else ""  # --optimizer.help SGD means the same class
+        if equals and name in full.get(flag.removesuffix(".help"), ()):
+            words[i] = f"{flag}={full[flag.removesuffix('.help')][name]}"
+        elif word in full.get(before, ()):
+            words[i] = full[before][word]
     return words
 
 
