@@ -282,7 +282,7 @@ class AdaptersCLI(LightningCLI):
         for key, least in _LEAST.items():
             value = trainer.get(key)
             if isinstance(value, int | float) and not value >= least:
-                raise UserError(f"trainer.{key} is {value}; it must be at least {least}.")
+                raise UserError(f"trainer.{key} is {value:g}; it must be at least {least}.")
         if (interval := trainer.get("val_check_interval")) is not None and interval == 0:
             raise UserError("trainer.val_check_interval is 0; give a share of an epoch, or a number of batches.")
         refuse_same_names(self.adapters())

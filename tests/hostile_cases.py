@@ -568,11 +568,11 @@ def value_cases() -> Iterator[Case]:
     for key, values in _MODEL_VALUES.items():
         for value in values:
             words = fit("LoRA", "--adapter.rank", "2", f"--model.{key}={value}")
-            yield Case(f"model/{key}={_short(value)}", words, expect="any", says=(f"{key}|{re.escape(value)[:30]}",))
+            yield Case(f"model/{key}={_short(value)}", words, expect="any", says=(f"{key}|{re.escape(value[:30])}",))
     for key, values in _DATA_VALUES.items():
         for value in values:
             words = fit("LoRA", "--adapter.rank", "2", f"--data.{key}={value}")
-            said = f"{key}|{re.escape(value.strip('[]'))[:30]}" if value.strip("[]{}") else key
+            said = f"{key}|{re.escape(value.strip('[]')[:30])}" if value.strip("[]{}") else key
             yield Case(f"data/{key}={_short(value)}", words, expect="any", says=(said,))
     for key in ("train_rows", "test_rows", "problem_seed", "shuffle_answers"):
         for value in ("", "-1", "0", "x", "1.5", "nan"):
@@ -584,7 +584,7 @@ def value_cases() -> Iterator[Case]:
     for key, values in _TRAINER_VALUES.items():
         for value in values:
             words = fit("LoRA", "--adapter.rank", "2", f"--trainer.{key}={value}")
-            says = (f"{key}|{re.escape(value)[:30]}",)
+            says = (f"{key}|{re.escape(value[:30])}",)
             elsewhere = value.startswith("/")  # where the user says
             yield Case(f"trainer/{key}={_short(value)}", words, expect="any", says=says, leads_out=elsewhere)
     for value in ("", "abc", "-1", "1.5", "nan", "[]", HUGE, "4294967296", "null", "true"):
@@ -1481,7 +1481,7 @@ def adapter_cases() -> Iterator[Case]:
                 name += f" {names[name]}"
             spoil = json_with(config, change)
             how = f"adapter_config.json {key}: {_short(repr(value))}"
-            yield Case(name, ways["test"], spoil, "any", (f"{key}|adapter|{re.escape(str(value))[:20]}",), how=how)
+            yield Case(name, ways["test"], spoil, "any", (f"{key}|adapter|{re.escape(str(value)[:20])}",), how=how)
             if key in ("target_modules", "peft_type", "r") and (value in slow or value in (None, "x", "missing")):
                 yield Case(name.replace("test", "export", 1), ways["export"], spoil, "any", how=how)
     for what, spoil in broken_weights(weights):
