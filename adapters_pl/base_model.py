@@ -44,6 +44,7 @@ _MOST = {
     "hidden_size": 1_000_000,
     "vocab_size": 100_000_000,
     "intermediate_size": 10_000_000,
+    "max_position_embeddings": 1_000_000_000,
 }
 
 #: Values that a fingerprint holds of the embedding, and of every weight.
@@ -174,7 +175,7 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
-        tokenizer("1")  # settings that are not as they should be show when they are used
+        tokenizer("Is 1 + 1 = 2?\n\u00e9\u4e2d")  # settings that are not as they should be show when they are used
         end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     except UserError:
         raise

@@ -172,7 +172,11 @@ def _whole(out: str | Path, write: Callable[[Path], Any]) -> Path:
     Until then it is hidden and ends in the number of its process. What a killed one left is removed.
     """
     target = Path(out).expanduser()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    try:
+        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
+    except OSError as error:  # a name that is too long, a link to itself
+        raise UserError(f"--out {out} cannot be made: {error.strerror}.") from error
+    if taken:
         raise UserError(f"--out {out} exists and is not empty; name another directory, nothing is overwritten.")
     folder = target.with_name(f".{target.name}.{os.getpid()}")
     try:

@@ -164,7 +164,7 @@ def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> d
         if column not in row:
             raise UserError(
                 f"{where}: row {number} has no '{column}' to read '{field}' from; it has {has}. Mend the row, or name "
-                "another column."
+                "another column (--data.columns)."
             )
         clean[field] = row[column]
     instruction = clean.get("instruction")
