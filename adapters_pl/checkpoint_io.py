@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +33,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: the disk is full or cannot be written; what was at ``path`` is still there.
         """
         path = Path(path)
-        try:
-            with writing(path, path.parent, GO_ON, f" at step {checkpoint.get('global_step')}"):
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with replacing(path) as file:
-                    torch.save(checkpoint, file)
-        except UserError as error:
-            if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
-                raise
-            self.failure = str(error)
+        with keeping_failure(self, path, checkpoint):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                torch.save(checkpoint, file)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
@@ -48,3 +45,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         if sharded_checkpoint.is_sharded(Path(path)):
             return sharded_checkpoint.load(Path(path))
         return super().load_checkpoint(path, map_location, weights_only)
+
+
+@contextmanager
+def keeping_failure(io: Any, path: Path, checkpoint: dict[str, Any]) -> Iterator[None]:
+    """Word what the system refuses; of several processes each keeps it until all can stop together."""
+    try:
+        with writing(path, path.parent, GO_ON, f" at step {checkpoint.get('global_step')}"):
+            yield
+    except UserError as error:
+        if not (torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1):
+            raise
+        io.failure = str(error)

@@ -6,6 +6,7 @@ and plain data, and are read as such.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -29,7 +30,7 @@ def is_sharded(path: Path) -> bool:
     return (path / REST).is_file()
 
 
-def save(checkpoint: dict[str, Any], path: Path, rank: int, barrier: Callable[[], None]) -> None:
+def save(checkpoint: dict[str, Any], path: Path, rank: int, all_of: Callable[[bool], bool]) -> None:
     """Write ``checkpoint`` at ``path``; called by every process.
 
     ``path`` becomes a link to a directory of its own, which changes in one step when all of it is written: what was
@@ -39,21 +40,36 @@ def save(checkpoint: dict[str, Any], path: Path, rank: int, barrier: Callable[[]
         checkpoint: the same on every process but for the shards, which are divided by their first dimension.
         path: where it is to be found.
         rank: of this process.
-        barrier: waits for all processes.
+        all_of: waits for all processes, and says whether each gave it true.
+
+    Raises:
+        OSError: a process could not write; on all of them, and what was at ``path`` is still there.
     """
+
+    def together(work: Callable[[], Any], here: bool = True) -> None:
+        failed: Exception | None = None
+        try:
+            if here:
+                work()
+        except (OSError, RuntimeError) as error:  # PyTorch's writer raises both
+            failed = error
+        if not all_of(failed is None):
+            if rank == 0:
+                shutil.rmtree(target, ignore_errors=True)
+            raise failed or OSError(errno.EIO, "another process could not write its part", str(target))
+
     mine: dict[str, Tensor] = {}
     rest = _take(checkpoint, "", mine)
     before = path.resolve() if path.exists() else None
     target = path.with_name(f"{path.name}-{checkpoint.get('global_step', 0)}")
     if before == target:
         target = target.with_name(f"{target.name}b")
-    if rank == 0:
+
+    def begin() -> None:
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(parents=True)
-    barrier()
-    torch.save(mine, target / f"part-{rank}.pt")
-    barrier()
-    if rank == 0:
+
+    def end() -> None:
         torch.save({"parts": torch.distributed.get_world_size(), "checkpoint": rest}, target / REST)
         link = path.with_name(f".{path.name}.link")
         link.unlink(missing_ok=True)
@@ -63,7 +79,10 @@ def save(checkpoint: dict[str, Any], path: Path, rank: int, barrier: Callable[[]
         os.replace(link, path)
         if before is not None and before.is_dir():
             shutil.rmtree(before, ignore_errors=True)
-    barrier()
+
+    together(begin, rank == 0)
+    together(lambda: torch.save(mine, target / f"part-{rank}.pt"))
+    together(end, rank == 0)
 
 
 def load(path: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from adapters_pl import sharded_checkpoint
 from adapters_pl.architectures import architecture_of
+from adapters_pl.checkpoint_io import keeping_failure
 from adapters_pl.errors import UserError, did_you_mean
 
 T = TypeVar("T")
@@ -140,7 +141,8 @@ class FullyShardedStrategy(ModelParallelStrategy):
         """Write one file on rank 0, or a directory that every process writes its part of."""
         path = Path(self.broadcast(str(filepath)))
         if self._save_distributed_checkpoint:
-            sharded_checkpoint.save(checkpoint, path, self.global_rank, self.barrier)
+            with keeping_failure(self.checkpoint_io, path, checkpoint):
+                sharded_checkpoint.save(checkpoint, path, self.global_rank, self.reduce_boolean_decision)
         elif self.is_global_zero:
             self.checkpoint_io.save_checkpoint(checkpoint, path, storage_options=storage_options)
 
