@@ -401,7 +401,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         ours, state = stored["adapters_pl"], stored["state_dict"]
-        if not all(has_shape(stored[key], shape) for key, shape in _SHAPE_OF_LIGHTNING.items() if key in stored):
+        shaped = all(has_shape(stored[key], shape) for key, shape in _SHAPE_OF_LIGHTNING.items() if key in stored)
+        groups = [state["param_groups"] for state in stored.get("optimizer_states", ())] if shaped else []
+        if not (shaped and is_plain(groups) and is_plain(stored.get("lr_schedulers"))):
             raise UserError(
                 f"{path}: what Lightning keeps in it is not as Lightning writes it; take another checkpoint."
             )
