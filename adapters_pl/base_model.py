@@ -95,11 +95,11 @@ def check_hub(base: str, file: str, revision: str | None = None) -> None:
         return
     if isinstance(try_to_load_from_cache(base, file, revision=revision), str):
         return
-    if reason := _no_hub():
+    if reason := no_hub():
         raise UserError(f"'{base}': no such directory, and the hub cannot be reached to download it ({reason}).")
 
 
-def _no_hub() -> str | None:
+def no_hub() -> str | None:
     """Why the hub's host has no address here, or nothing; with a proxy it is the proxy's affair."""
     host = urlsplit(constants.ENDPOINT).hostname
     try:
@@ -107,22 +107,6 @@ def _no_hub() -> str | None:
     except OSError as error:
         return None if getproxies() else f"{host}: {error.strerror}"
     return None
-
-
-@contextmanager
-def without_waiting_for_the_hub() -> Iterator[None]:
-    """Within it the hub's clients take what is in their caches, if the hub has no address here: they would try on."""
-    if constants.HF_HUB_OFFLINE or not _no_hub():
-        yield
-        return
-    import datasets
-
-    before = datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = False, before
 
 
 def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:

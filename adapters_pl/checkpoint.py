@@ -419,12 +419,11 @@ def check_checkpoint(ours: Any, state: Any, where: object) -> None:
     """Raise ``UserError`` unless ``ours`` and ``state`` have the form of this format, or of an earlier one."""
     if has_shape(ours, {"format": int}) and ours["format"] > FORMAT:
         raise UserError(f"{where} has format {ours['format']}, of a later adapters-pl; this one reads up to {FORMAT}.")
-    rest = {"add_tokens": ours.get("add_tokens"), "quantization": None} if isinstance(ours, dict) else {}
     fine = (
         has_shape(ours, _SHAPE)
         and is_plain(ours)
         and (ours["format"] < 2 or has_shape(ours["base"]["fingerprint"], _SHAPE_OF_FINGERPRINT))
-        and has_shape(rest["add_tokens"], ([str], None))
+        and has_shape(ours.get("add_tokens"), ([str], None))
         and ours["base"].get("quantization") in (None, "8bit", "4bit")
         and has_shape(state, {str: Tensor})
         and all(value.layout is torch.strided and not value.is_quantized for value in state.values())

@@ -185,13 +185,21 @@ def of_parser(error: Exception, command: str) -> UserError | None:
 
 def of_restoring(error: Exception, checkpoint: Path | None) -> UserError | None:
     """That a checkpoint is not as this version writes it, if ``error`` came while Lightning took it over."""
-    names = {Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)}
-    if checkpoint is None or not names & {"checkpoint_connector.py", "resume.py"}:
+    frames = [(Path(frame.filename).name, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    restoring = any(
+        file == "checkpoint_connector.py" or (file == "resume.py" and function in _RESTORING)
+        for file, function in frames
+    )
+    if checkpoint is None or not restoring:
         return None
     return UserError(
         f"{checkpoint}: what it says of its training is not as adapters-pl writes it ({reason_of(error)}); take "
         f"another checkpoint, or begin a new training with its adapter: --adapter_path {checkpoint}"
     )
+
+
+#: What of ``resume.py`` reads a checkpoint; the rest of it writes one.
+_RESTORING = ("on_load_checkpoint", "on_train_start", "_have_gone_on")
 
 
 def of_optimizer(error: Exception) -> UserError | None:

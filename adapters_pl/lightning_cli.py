@@ -517,6 +517,7 @@ def _execute(cli: AdaptersCLI, debug: bool) -> int:
             cli.discard_unused_run()
             raise known from error
         if isinstance(error, OSError) and error.errno is not None and not debug:
+            cli.discard_unused_run()
             raise  # the system refused; there is nothing of ours to look for
         return _crashed(error, cli.run, debug)
     return DONE

@@ -447,8 +447,10 @@ class CausalLMModule(AnsweringModule):
         there = {
             name: tuple(value.shape) for name, value in checkpoint["state_dict"].items() if name.startswith("model.")
         }
+        kinds = {name: value.is_floating_point() for name, value in self.adapter_state().items()}
         for name, value in checkpoint["state_dict"].items():
-            if not value.is_floating_point() or not bool(value.isfinite().all()):
+            # What a subclass holds outside the base may be whole numbers.
+            if value.is_floating_point() != kinds.get(name, value.is_floating_point()) or not value.isfinite().all():
                 where = self.trainer.ckpt_path if self._trainer is not None else "This checkpoint"
                 raise UserError(f"{where}: {name} holds values that are no finite numbers; take another checkpoint.")
         if here != there:

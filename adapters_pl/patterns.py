@@ -9,18 +9,21 @@ import select
 import subprocess
 import sys
 from functools import lru_cache
+from typing import Any
 
 from adapters_pl.errors import UserError
 
-#: The longest pattern, and the seconds that a match may take.
+#: The longest pattern, and the seconds that matching may take together, whatever it is that is matched.
 MOST_CHARACTERS, MOST_SECONDS = 10_000, 0.5
 
 #: The program of a process that matches, and can be ended while it does.
 _MATCHER = """
-import json, re, sys
-compiled = re.compile(json.loads(sys.stdin.readline()))
+import json, re, sys, time
 for line in sys.stdin:
-    print(json.dumps(compiled.fullmatch(json.loads(line)) is not None), flush=True)
+    text, path = json.loads(line)
+    began = time.process_time()
+    found = re.fullmatch(text, path) is not None
+    print(json.dumps([found, time.process_time() - began]), flush=True)
 """
 
 
@@ -60,7 +63,6 @@ class Pattern:
         except (re.error, RecursionError, OverflowError) as error:
             raise UserError(f"{self._named} is no regular expression: {error}.") from None
         self._simple = is_simple(text)
-        self._process: subprocess.Popen[str] | None = None
 
     def matches(self, path: str) -> bool:
         """Whether the whole of ``path`` matches.
@@ -68,44 +70,58 @@ class Pattern:
         Raises:
             UserError: it took too long to tell.
         """
-        return self._compiled.fullmatch(path) is not None if self._simple else self._asked(path)
-
-    def _asked(self, path: str) -> bool:
-        if self._process is None:
-            command = [sys.executable, "-I", "-S", "-c", _MATCHER]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+        if self._simple:
+            return self._compiled.fullmatch(path) is not None
+        found = _matcher.fullmatch(self._text, path)
+        if found is None:
+            raise UserError(
+                f"{self._named} takes more than {MOST_SECONDS} s to match; repeat nothing within a repetition, or name "
+                "the modules in a list."
             )
-            atexit.register(self._end)
-            self._tell(self._text)
-            self._tell("")  # so that its beginning is not counted
-            self._answer(10)
-        self._tell(path)
-        return self._answer(MOST_SECONDS)
+        return found
 
-    def _tell(self, text: str) -> None:
+
+class _Matcher:
+    """A process that matches, begun when it is first asked; one for all patterns, however many there are."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+        self._left = MOST_SECONDS
+
+    def fullmatch(self, text: str, path: str) -> bool | None:
+        """Whether ``text`` matches ``path``; ``None`` once :data:`MOST_SECONDS` are spent, which then begin anew."""
+        if self._process is None:
+            # A Ctrl-C is for the process that asks.
+            how: Any = {"text": True, "bufsize": 1, "stderr": subprocess.DEVNULL, "start_new_session": True}
+            how |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+            self._process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _MATCHER], **how)
+            self._ask("", "", 10)  # so that its beginning is not counted
+        found, seconds = self._ask(text, path, self._left) or (None, 0.0)
+        self._left -= seconds if seconds > 1e-3 else 0.0  # a usual pattern takes microseconds, and may come for ever
+        if found is None or self._left <= 0:
+            self.end()
+            return None
+        return found
+
+    def _ask(self, text: str, path: str, seconds: float) -> tuple[bool, float] | None:
         assert self._process is not None
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(text) + "\n")
-
-    def _answer(self, seconds: float) -> bool:
-        assert self._process is not None
         assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps([text, path]) + "\n")
         ready, _, _ = select.select([self._process.stdout], [], [], seconds)
         line = self._process.stdout.readline() if ready else ""
-        if not line:
-            self._end()
-            raise UserError(
-                f"{self._named} takes more than {seconds} s to match; repeat nothing within a repetition, or name the "
-                "modules in a list."
-            )
-        return bool(json.loads(line))
+        return tuple(json.loads(line)) if line else None
 
-    def _end(self) -> None:
-        process, self._process = self._process, None
+    def end(self) -> None:
+        """End the process, which is begun again when it is asked again."""
+        process, self._process, self._left = self._process, None, MOST_SECONDS
         if process is not None:
             process.kill()
             process.communicate()
+
+
+_matcher = _Matcher()
+atexit.register(_matcher.end)
 
 
 @lru_cache(maxsize=1024)

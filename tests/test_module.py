@@ -415,6 +415,22 @@ def test_a_checkpoint_restores_the_adapter(checkpoint, tmp_path, make_base, rows
         assert torch.equal(fresh.adapter_parameters()[name], parameter), name
 
 
+def test_what_a_subclass_holds_outside_the_base_may_be_whole_numbers(tmp_path, make_base, rows_file):
+    class Counting(CausalLMModule):
+        def __init__(self, base):
+            super().__init__(base)
+            self.register_buffer("seen", torch.tensor(7))
+
+    _, run = fit(tmp_path, make_base(), rows_file, module=Counting(str(make_base())))
+    run.save_checkpoint(tmp_path / "counting.ckpt")
+    again = Counting(str(make_base()))
+    again.seen.zero_()
+    data = InstructionJSON(test_path=str(rows_file), max_new_tokens=4)
+    plain = trainer(tmp_path, LoRA(rank=4, dropout=0.0))
+    plain.test(again, datamodule=data, ckpt_path=tmp_path / "counting.ckpt", verbose=False)
+    assert again.seen == 7
+
+
 def test_a_plain_model_takes_the_checkpoint(checkpoint):
     from adapters_pl import load_adapter
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adapters_pl import LoRA, UserError, load_adapter, save_adapter
-from adapters_pl.patterns import Pattern, pattern, refuse_unbounded
+from adapters_pl import LoRA, UserError, load_adapter, patterns, save_adapter
+from adapters_pl.patterns import MOST_SECONDS, Pattern, is_simple, pattern, refuse_unbounded
 from tests.conftest import tiny_model
 
 PATH = "model.layers.0.self_attn.q_proj" * 4
@@ -21,6 +22,26 @@ ENDLESS = [r"(.*)*(.*)*(.*)*x!", r"(\w+\.?)+!", r"((\w|\w\w|\.)+)+[^\w.]", r"(a|
 def test_a_pattern_without_an_end_is_refused(text):
     with pytest.raises(UserError, match=r"target_modules: .* takes more than 0\.5 s to match"):
         Pattern(text).matches(PATH)
+
+
+def test_many_slow_patterns_have_no_more_time_than_one(monkeypatch):
+    """And one process: a file may hold thousands of them."""
+    begun = []
+    begin = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: begun.append(begin(*a, **k)) or begun[-1])
+    patterns._matcher.end()
+    slow = r"(\w|\w\w|\.)*" + "[A-Z]"
+    assert not Pattern(slow).matches("model.layers.0.self_attn.q")  # some milliseconds
+    left = patterns._matcher._left
+    assert left < MOST_SECONDS
+    assert not Pattern(f"(?:{slow})").matches("model.layers.0.self_attn.q")
+    assert patterns._matcher._left < left
+    patterns._matcher._left = 1e-9
+    with pytest.raises(UserError, match=r"takes more than 0\.5 s"):
+        Pattern(f"(?:(?:{slow}))").matches("model.layers.0.self_attn.q")
+    assert Pattern(r"(\w+\.)+q_proj").matches("model.q_proj")
+    assert len(begun) == 2
+    assert begun[0].poll() is not None
 
 
 @pytest.mark.parametrize("text", [r"(?:[^.]+\.)*q_proj", r"(\w+\.)+(q|v)_proj"])
@@ -51,6 +72,7 @@ def test_what_another_library_would_match_for_ever_is_refused(text):
 @pytest.mark.parametrize("text", ["q_proj", r".*\.q_proj", r"^layers\.\d+\.mlp\.(up|down)_proj$", "a[*+]{2}"])
 def test_what_ends_is_left_to_it(text):
     refuse_unbounded(text, "rank_pattern")
+    assert is_simple(text)
 
 
 @pytest.mark.parametrize("setting", ["target_modules", "rank_pattern", "exclude_modules", "layers_pattern"])

@@ -226,6 +226,15 @@ def test_an_adapter_is_built_of_a_class_that_is_imported_already():
     assert "antigravity" not in sys.modules
 
 
+def test_a_configuration_of_peft_that_a_checkpoint_names_is_not_imported(hostile, folder, monkeypatch):
+    monkeypatch.syspath_prepend(folder)
+    settings = {"peft_config": {"class_path": f"{hostile}.A", "init_args": {}}}
+    with pytest.raises(UserError, match="no configuration of peft's"):
+        build_adapter({"class_path": "adapters_pl.PEFTAdapter", "init_args": settings})
+    assert not (folder / "ran").exists()
+    assert hostile not in sys.modules
+
+
 def test_a_folder_lends_no_module_to_a_library_that_looks_for_one(folder, monkeypatch):
     Path("an_optional_library.py").write_text("")
     assert main(["test", *QUIET]) == 0

@@ -16,6 +16,8 @@ from adapters_pl.placement import linear_modules, matches
 from adapters_pl.quantisation import dequantised, is_quantised
 
 PREFIX = "base_model.model."
+#: The most patterns for ranks, or for alphas: a few for every module of the largest models.
+MOST_PATTERNS = 10_000
 Number = TypeVar("Number", int, float)
 
 #: PEFT's settings that change what a LoRA computes and have no counterpart here. ``velora_config`` and
@@ -67,6 +69,8 @@ def convert(config: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[dict[st
 
 def by_pattern(patterns: dict[str, Number] | None, path: str, otherwise: Number) -> Number:
     """The value of the first pattern that is the end of ``path``, whole names only, as PEFT matches them."""
+    if len(patterns or ()) > MOST_PATTERNS:
+        raise UserError(f"rank_pattern or alpha_pattern has more than {MOST_PATTERNS:,} patterns; take another copy.")
     for text, value in (patterns or {}).items():
         if pattern(rf"(.*\.)?({text})", "rank_pattern or alpha_pattern").matches(path):
             return value

@@ -22,6 +22,7 @@ from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, att
 from adapters_pl.adapters.peft_quantised import fold, refuse_unknown
 from adapters_pl.architectures import Architecture
 from adapters_pl.errors import UserError, first_line
+from adapters_pl.names import loaded
 from adapters_pl.patterns import refuse_unbounded
 from adapters_pl.placement import Layers, Names, Placement, Site, base_modules, matches, resolve
 from adapters_pl.quantisation import is_quantised, say_dequantised
@@ -488,12 +489,14 @@ def _describe(config: Any) -> dict[str, Any]:
 
 
 def _build(described: dict[str, Any]) -> Any:
-    """The configuration that ``{class_path, init_args}`` describes; nothing but configurations of peft's is built."""
-    module, _, name = described["class_path"].rpartition(".")
+    """The configuration that ``{class_path, init_args}`` describes, which may stand in a checkpoint.
+
+    Nothing is imported for it: its class is peft's own, or one of a module that is imported already.
+    """
+    cls = loaded(import_peft().PeftConfig).get(described["class_path"])
+    if cls is None:
+        raise UserError(f"peft_config {described['class_path']}: this is no configuration of peft's.")
     try:
-        cls = getattr(import_module(module), name)
-        if not (isinstance(cls, type) and issubclass(cls, import_peft().PeftConfig)):
-            raise UserError(f"{described['class_path']} is no configuration of peft's.")
         return cls(**described.get("init_args") or {})
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise UserError(f"peft_config {described['class_path']}: {first_line(error)}") from error
