@@ -10,17 +10,15 @@ from pathlib import Path
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import Callback
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
 
 from adapters_pl import __all__ as PUBLIC
-from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.errors import UserError, did_you_mean, first_line
 from adapters_pl.masking import masked
 from adapters_pl.module import CausalLMModule
 from adapters_pl.names import arguments_of, subclasses
 from adapters_pl.ranges import WORDS
+from adapters_pl.received import SECTIONS
 from adapters_pl.untrusted import reason_of
 
 _SECTIONS = (
@@ -34,16 +32,10 @@ _SECTIONS = (
     "lr_scheduler",
     "ckpt_path",
 )
-#: Sections whose classes have names of their own, and what such a class is called.
-_NESTED: dict[str, type] = {"model": CausalLMModule, "data": ReasoningDataModule, "adapter": Adapter}
-_KINDS = {
-    "adapter": "adapter",
-    "data": "dataset",
-    "model": "model",
-    "optimizer": "optimizer",
-    "lr_scheduler": "scheduler",
-    "trainer.callbacks": "callback",
-}
+#: Keys whose classes have short names: what they are subclasses of, and what such a class is called.
+_KINDS: dict[str, tuple[type, str]] = {**SECTIONS, "trainer.callbacks": (Callback, "callback")}
+#: Those of them whose classes are ours.
+_NESTED = {section: _KINDS[section][0] for section in ("model", "data", "adapter")}
 
 
 def explain(error: ArgumentError, command: str) -> UserError:
@@ -113,7 +105,6 @@ def _of_value(where: str, block: str) -> UserError | None:
 
 def _of_class(where: str, block: str) -> UserError | None:
     """What is wrong with the name of a class, or with what it is given."""
-    section = next((key for key in _KINDS if where == key), None)
     if found := re.search(r"class_path '([\w.]+)':\s+the following arguments are required: (.+)", block):
         needed = found[2].split(", ")[0].strip()
         return UserError(f"{where}: {found[1].rpartition('.')[2]} needs {found[2].strip()}: pass --{where}.{needed}.")
@@ -135,14 +126,10 @@ def _of_class(where: str, block: str) -> UserError | None:
         return UserError(f"{where}: cannot import {name}{why}; modules are looked for in this folder, too.")
     if not name:
         return UserError(f"{where} is empty: name a class, or leave it out.")
-    if section is None:
+    if where not in _KINDS:
         return UserError(f"{where}: '{name}' is no class; give its whole path, as in package.module.Class.")
-    known = _names_of(_NESTED.get(section) or _foreign(section))
-    return UserError(f"there is no {_KINDS[section]} '{name}': {did_you_mean(name, known)}")
-
-
-def _foreign(section: str) -> type:
-    return {"optimizer": Optimizer, "lr_scheduler": LRScheduler, "trainer.callbacks": Callback}[section]
+    kind, called = _KINDS[where]
+    return UserError(f"there is no {called} '{name}': {did_you_mean(name, _names_of(kind))}")
 
 
 #: What Lightning says of GPUs that are not there, and what is said here.

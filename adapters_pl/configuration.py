@@ -24,7 +24,7 @@ from adapters_pl.data.registry import published_name
 from adapters_pl.errors import UserError, first_line
 from adapters_pl.masking import masked_parts, remember
 from adapters_pl.names import public_name, with_public_names
-from adapters_pl.received import received
+from adapters_pl.received import SECTIONS, received
 from adapters_pl.runs import DEFAULT_ROOT, Run
 from adapters_pl.sharded_checkpoint import is_sharded
 from adapters_pl.untrusted import MOST_LEVELS, MOST_VALUES, is_plain
@@ -34,10 +34,8 @@ CONFIG = ("--config", "-c")
 MOST_CONFIG_BYTES = 2**16
 _MOST_KEYS = 10_000
 
-#: Sections that name a class.
-CLASSES = ("model", "adapter", "data", "optimizer", "lr_scheduler")
 #: Keys whose value may name a class.
-_CLASS_KEYS = (*CLASSES, "class_path", "peft_config", "callbacks", "logger", "plugins", "profiler")
+_CLASS_KEYS = (*SECTIONS, "class_path", "peft_config", "callbacks", "logger", "plugins", "profiler")
 
 #: Sections of a training run's configuration that a later command takes over. Where and how it is executed
 #: (``trainer``) is the later command's own affair, unless training itself goes on.
@@ -134,7 +132,7 @@ def inherited_config(
         "model": {"class_path": "adapters_pl.CausalLMModule", "init_args": model},
         "adapter": ours["adapters"],
     }
-    given = [key for key in CLASSES if peek(arguments, key) or peek(arguments, f"{key}.class_path")]
+    given = [key for key in SECTIONS if peek(arguments, key) or peek(arguments, f"{key}.class_path")]
     sections = _RESUMED if command == "fit" else _INHERITED
     found = received(recorded, sections, checkpoint, named_classes(arguments), given, trusted)
     _refuse_masked(found.config, checkpoint, arguments, given)

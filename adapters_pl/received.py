@@ -27,13 +27,13 @@ from adapters_pl.names import arguments_of, loaded, public_name
 from adapters_pl.strategies import STRATEGIES
 from adapters_pl.untrusted import is_plain
 
-#: Sections that name a class, and what it is a subclass of.
-_KINDS: dict[str, type] = {
-    "model": CausalLMModule,
-    "adapter": Adapter,
-    "data": ReasoningDataModule,
-    "optimizer": Optimizer,
-    "lr_scheduler": LRScheduler,
+#: Sections that name a class: what it is a subclass of, and what it is called.
+SECTIONS: dict[str, tuple[type, str]] = {
+    "model": (CausalLMModule, "model"),
+    "adapter": (Adapter, "adapter"),
+    "data": (ReasoningDataModule, "dataset"),
+    "optimizer": (Optimizer, "optimizer"),
+    "lr_scheduler": (LRScheduler, "scheduler"),
 }
 #: The packages whose loaded classes a checkpoint may name.
 _PACKAGES = frozenset({"adapters_pl", "torch", "peft", "lightning"})
@@ -165,9 +165,10 @@ def _object(
     if cls is None or cls.__module__.partition(".")[0] not in known:
         if section in given:
             return None
-        flag = f"--{key} {path}" if key in _KINDS else f"--{key}.class_path {path}"
+        flag = f"--{key} {path}" if key in SECTIONS else f"--{key}.class_path {path}"
+        called = SECTIONS[section][1] if section in SECTIONS else section
         raise UserError(
-            f"{where} names the {_WORDS.get(section, section)} '{path}', which is not one of adapters-pl's; it was not "
+            f"{where} names the {called} '{path}', which is not one of adapters-pl's; it was not "
             f"imported. If you trust it: {flag}, or --trust_checkpoint."
         )
     for other in value.keys() - {"class_path", "init_args"}:
@@ -260,12 +261,9 @@ def _without_code(value: Any, key: str, found: Received) -> Any:
     return [_without_code(part, key, found) for part in value] if isinstance(value, list) else value
 
 
-_WORDS = {"adapter": "adapter", "data": "data set", "model": "model class", "lr_scheduler": "scheduler"}
-
-
 def _kind(section: str) -> type:
     if section == "peft_config":
         from adapters_pl.adapters.peft_adapter import import_peft
 
         return import_peft().PeftConfig
-    return _KINDS[section]
+    return SECTIONS[section][0]

@@ -129,10 +129,9 @@ def make_base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture
-def rows_file(tmp_path: Path) -> Path:
+def sums() -> list[dict[str, str]]:
     """Forty short additions in the published layout."""
-    rows = [
+    return [
         {
             "instruction": f"What is {a} plus {b}?",
             "input": "",
@@ -142,8 +141,13 @@ def rows_file(tmp_path: Path) -> Path:
         for a in range(5)
         for b in range(8)
     ]
+
+
+@pytest.fixture
+def rows_file(tmp_path: Path) -> Path:
+    """A file of them."""
     path = tmp_path / "sums.json"
-    path.write_text(json.dumps(rows))
+    path.write_text(json.dumps(sums()))
     return path
 
 

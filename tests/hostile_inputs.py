@@ -77,21 +77,11 @@ def prepare(folder: Path) -> None:
     """A base, rows, a finished and tested run, and an exported adapter, all named by relative paths."""
     os.chdir(folder)
     sys.path.insert(1, HERE)
-    from tests.conftest import tiny_model, tiny_tokenizer
+    from tests.conftest import sums, tiny_model, tiny_tokenizer
 
     tiny_model("llama").save_pretrained("base")
     tiny_tokenizer().save_pretrained("base")
-    rows = [
-        {
-            "instruction": f"What is {a} plus {b}?",
-            "input": "",
-            "output": f"The answer is {a + b}.",
-            "answer": str(a + b),
-        }
-        for a in range(5)
-        for b in range(8)
-    ]
-    Path("sums.json").write_text(json.dumps(rows))
+    Path("sums.json").write_text(json.dumps(sums()))
     import torch
 
     from adapters_pl.cli import main
@@ -193,7 +183,7 @@ def watch(folder: Path, noted: dict[str, Any]) -> None:
             path = arguments[writes[event]]
         elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
             # Patterns that are not simple are matched in a process that can be ended.
-            if not any(word in str(arguments[:2]) for word in ("'git'", "'uname'", "compiled.fullmatch")):
+            if not any(word in str(arguments[:2]) for word in ("'git'", "'uname'", "re.fullmatch(text, path)")):
                 noted.setdefault("programs", []).append(str(arguments[:2])[:200])
         elif event == "socket.getaddrinfo":
             noted.setdefault("hosts", []).append(str(arguments[0])[:80])
