@@ -5,16 +5,12 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
 
 import torch
-from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,6 +23,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl.errors import UserError, first_line, out_of_memory
+from adapters_pl.hub import at_hand, refuse_unreachable
 from adapters_pl.placement import base_modules, linear_sizes
 from adapters_pl.quantisation import Quantization, compute_dtype, is_quantised, loading_arguments, prepare, short_name
 from adapters_pl.quickstart import BASE as QUICKSTART_BASE
@@ -83,30 +80,19 @@ def _unreachable(base: str, what: str, error: BaseException) -> UserError:
     )
 
 
-def check_hub(base: str, file: str, revision: str | None = None) -> None:
-    """Fail at once where ``file`` of a hub id can neither be read from the cache nor be asked for.
-
-    Without this, the hub's client tries for a minute to reach a host that has no address.
+@contextmanager
+def _from_the_hub(base: str, revision: str | None) -> Iterator[None]:
+    """Within it ``base`` is read without waiting for a hub that has no address here.
 
     Raises:
-        UserError: there is no network, and it was never downloaded.
+        UserError: the hub cannot be reached, and the base was never downloaded.
     """
-    if Path(locate(base)).is_dir() or constants.HF_HUB_OFFLINE or getproxies():
+    if Path(locate(base)).is_dir():
+        yield
         return
-    if isinstance(try_to_load_from_cache(base, file, revision=revision), str):
-        return
-    if reason := no_hub():
-        raise UserError(f"'{base}': no such directory, and the hub cannot be reached to download it ({reason}).")
-
-
-def no_hub() -> str | None:
-    """Why the hub's host has no address here, or nothing; with a proxy it is the proxy's affair."""
-    host = urlsplit(constants.ENDPOINT).hostname
-    try:
-        socket.getaddrinfo(host, None)
-    except OSError as error:
-        return None if getproxies() else f"{host}: {error.strerror}"
-    return None
+    refuse_unreachable(base, "config.json", revision)
+    with at_hand():
+        yield
 
 
 def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -116,19 +102,18 @@ def load_config(base: str, revision: str | None = None, trust_remote_code: bool 
     """
     file = Path(base).expanduser()
     alone = base not in EMBEDDED and file.is_file() and file.suffix == ".json"
-    if not alone:
-        check_hub(base, "config.json", revision)
     where = str(file) if alone else locate(base)
-    try:
-        if Path(where).is_dir() or alone:
-            read_json(file if alone else Path(where) / "config.json")
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
-    except UserError as error:
-        raise UserError(f"base '{base}': {error}") from error
-    except Exception as error:  # what the library raises differs from key to key of a wrong file
-        if alone:
-            raise UserError(f"base '{base}': this file is no model configuration: {first_line(error)}") from error
-        raise _unreachable(base, "configuration", error) from error
+    with nullcontext() if alone else _from_the_hub(base, revision):
+        try:
+            if Path(where).is_dir() or alone:
+                read_json(file if alone else Path(where) / "config.json")
+            config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        except UserError as error:
+            raise UserError(f"base '{base}': {error}") from error
+        except Exception as error:  # what the library raises differs from key to key of a wrong file
+            if alone:
+                raise UserError(f"base '{base}': this file is no model configuration: {first_line(error)}") from error
+            raise _unreachable(base, "configuration", error) from error
     # These may name a repository of the hub, whose code would be fetched and run.
     config._attn_implementation = None
     config._experts_implementation = None
@@ -158,7 +143,10 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
         UserError: there is no tokenizer, or it has no end token, without which no answer could ever end.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(locate(base), revision=revision, trust_remote_code=trust_remote_code)
+        with _from_the_hub(base, revision):
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                locate(base), revision=revision, trust_remote_code=trust_remote_code
+            )
         tokenizer("Is 1 + 1 = 2?\n\u00e9\u4e2d")  # settings that are not as they should be show when they are used
         end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     except UserError:
@@ -223,7 +211,7 @@ def load_base(
                     **extra,
                 )
         else:
-            with _without_report():
+            with _from_the_hub(base, revision), _without_report():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
                     locate(base),
                     config=copy.deepcopy(config),

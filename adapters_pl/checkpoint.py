@@ -26,8 +26,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from adapters_pl import sharded_checkpoint
 from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.adapters.virtual_tokens import ReturnVirtual
-from adapters_pl.base_model import check_hub, fingerprint, grow_embeddings, same_base
+from adapters_pl.base_model import fingerprint, grow_embeddings, same_base
 from adapters_pl.errors import UserError, first_line, out_of_memory
+from adapters_pl.hub import at_hand, refuse_unreachable
 from adapters_pl.masking import masked_values
 from adapters_pl.names import arguments_of, loaded, public_name, subclasses
 from adapters_pl.placement import SLOT
@@ -256,9 +257,10 @@ def find_adapter(path: str | Path) -> Path:
         return source
     if source.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(path)):
         raise UserError(f"{path}: no adapter here: neither {CONFIG_NAME} nor a checkpoint.")
-    check_hub(str(path), CONFIG_NAME)
+    refuse_unreachable(str(path), CONFIG_NAME)
     try:
-        return Path(snapshot_download(str(path), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, OLD_WEIGHTS_NAME]))
+        with at_hand():
+            return Path(snapshot_download(str(path), allow_patterns=[CONFIG_NAME, WEIGHTS_NAME, OLD_WEIGHTS_NAME]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise UserError(f"{path}: no adapter here, and the hub did not give one. ({first_line(error)})") from error
 

@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import json
 import re
-import select
-import subprocess
-import sys
 from functools import lru_cache
-from typing import Any
 
+from adapters_pl.apart import Apart
 from adapters_pl.errors import UserError
 
 #: The longest pattern, and the seconds that matching may take together, whatever it is that is matched.
 MOST_CHARACTERS, MOST_SECONDS = 10_000, 0.5
 
-#: The program of a process that matches, and can be ended while it does.
 _MATCHER = """
-import json, re, sys, time
-for line in sys.stdin:
-    text, path = json.loads(line)
-    began = time.process_time()
-    found = re.fullmatch(text, path) is not None
-    print(json.dumps([found, time.process_time() - began]), flush=True)
+import re
+def answer(asked):
+    return bool(asked) and re.fullmatch(*asked) is not None
 """
 
 
@@ -82,46 +73,24 @@ class Pattern:
 
 
 class _Matcher:
-    """A process that matches, begun when it is first asked; one for all patterns, however many there are."""
+    """A process that matches: one for all patterns, however many there are."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process = Apart(_MATCHER)
         self._left = MOST_SECONDS
 
     def fullmatch(self, text: str, path: str) -> bool | None:
         """Whether ``text`` matches ``path``; ``None`` once :data:`MOST_SECONDS` are spent, which then begin anew."""
-        if self._process is None:
-            # A Ctrl-C is for the process that asks.
-            how: Any = {"text": True, "bufsize": 1, "stderr": subprocess.DEVNULL, "start_new_session": True}
-            how |= {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-            self._process = subprocess.Popen([sys.executable, "-I", "-S", "-c", _MATCHER], **how)
-            self._ask("", "", 10)  # so that its beginning is not counted
-        found, seconds = self._ask(text, path, self._left) or (None, 0.0)
+        asked = self._process.ask([text, path], self._left)
+        found, seconds = asked or (None, 0.0)
         self._left -= seconds if seconds > 1e-3 else 0.0  # a usual pattern takes microseconds, and may come for ever
-        if found is None or self._left <= 0:
-            self.end()
-            return None
-        return found
-
-    def _ask(self, text: str, path: str, seconds: float) -> tuple[bool, float] | None:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps([text, path]) + "\n")
-        ready, _, _ = select.select([self._process.stdout], [], [], seconds)
-        line = self._process.stdout.readline() if ready else ""
-        return tuple(json.loads(line)) if line else None
-
-    def end(self) -> None:
-        """End the process, which is begun again when it is asked again."""
-        process, self._process, self._left = self._process, None, MOST_SECONDS
-        if process is not None:
-            process.kill()
-            process.communicate()
+        if asked and self._left > 0:
+            return found
+        self._left = MOST_SECONDS
+        return None
 
 
 _matcher = _Matcher()
-atexit.register(_matcher.end)
 
 
 @lru_cache(maxsize=1024)

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from adapters_pl.apart import Apart
 from adapters_pl.errors import UserError, did_you_mean, first_line
-from adapters_pl.untrusted import within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -141,23 +141,45 @@ def render_chat(
     return text + output
 
 
+#: The program of the process that renders. What it gives back is a text, how long a longer one is, or an error's name
+#: and words.
+_RENDERER = f"""
+from transformers.utils.chat_template_utils import render_jinja_template
+def answer(request):
+    if request is None:
+        return None
+    try:
+        texts, _ = render_jinja_template(add_generation_prompt=True, **request)
+        return {{"text": texts[0]}} if len(texts[0]) <= {MOST_CHARACTERS} else {{"long": len(texts[0])}}
+    except Exception as error:
+        return {{"wrong": str(error)[:1000] or type(error).__name__}}
+"""
+_renderer = Apart(_RENDERER)
+
+
 def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], switch: dict[str, Any]) -> str:
     """What the template that came with the base makes of ``turns``: a program that a stranger may have written.
 
-    transformers runs it in Jinja's sandbox, which keeps it from everything but its own time and memory.
+    transformers runs it in Jinja's sandbox, which keeps it from everything but its own time and memory; the process
+    of its own bounds those.
     """
     remedy = "choose another --data.template (alpaca, plain)."
-    late = f"This base's chat template takes more than {MOST_SECONDS} s for one row: {remedy}"
+    named = "This base's chat template"
     try:
-        with within(MOST_SECONDS, late):
-            text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **switch))
-            text.encode()  # half a character is no text, and tokenizers raise for it
+        request = {"conversations": [turns], "chat_template": tokenizer.get_chat_template()}
+        found = _renderer.ask({**request, **tokenizer.special_tokens_map, **switch}, MOST_SECONDS)
+        if found is None:
+            raise UserError(f"{named} takes more than {MOST_SECONDS} s or too much memory for one row: {remedy}")
+        if "long" in found[0]:
+            raise UserError(f"{named} makes more than {MOST_CHARACTERS:,} characters of a row: {remedy}")
+        if "wrong" in found[0]:
+            raise ValueError(found[0]["wrong"])
+        text = str(found[0]["text"])
+        text.encode()  # half a character is no text, and tokenizers raise for it
     except UserError:
         raise
     except Exception as error:  # what a template raises is as its author pleases
-        raise UserError(f"This base's chat template cannot be used ({first_line(error)}): {remedy}") from error
-    if len(text) > MOST_CHARACTERS:
-        raise UserError(f"This base's chat template makes more than {MOST_CHARACTERS:,} characters of a row: {remedy}")
+        raise UserError(f"{named} cannot be used ({first_line(error)}): {remedy}") from error
     return text
 
 

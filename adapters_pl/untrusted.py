@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,25 +35,6 @@ def reading(where: object, remedy: str = "take another copy") -> Iterator[None]:
         raise UserError(f"{where}: it is nested too deep to be read; {remedy}.") from error
     except Exception as error:
         raise UserError(f"{where}: it is not as it should be ({reason_of(error)}); {remedy}.") from error
-
-
-@contextmanager
-def within(seconds: float, late: str) -> Iterator[None]:
-    """Raise ``UserError(late)`` where what is within takes longer than ``seconds``; in a Unix' main thread alone."""
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        yield
-        return
-
-    def ring(number: int, frame: Any) -> None:
-        raise UserError(late)
-
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def read_json(path: Path) -> dict[str, Any]:

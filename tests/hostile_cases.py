@@ -1783,7 +1783,8 @@ def base_cases() -> Iterator[Case]:
         "loops": "{% for i in range(10**9) %}{% endfor %}",
         "loops nested": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
         "huge text": "{{ 'a' * 10**9 }}",
-        "huge power": "{{ 9 ** 9 ** 9 }}",
+        "huge power": "{{ 9 ** (9 ** 9) }}",
+        "huge width": "{{ messages[0].content | center(10 ** 12) }}",
         "recursive macro": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
         "includes": "{% include 'x' %}",
         "imports": "{% import '/etc/passwd' as x %}",
@@ -2033,6 +2034,8 @@ def data_cases() -> Iterator[Case]:
             within=5,
         )
         yield Case(f"hub/{word} base", _based("nobody-here/nothing"), spoil, says=("nobody-here/nothing",), within=5)
+        words = [*base_test(), "--model.base", "nobody-here/nothing"]
+        yield Case(f"hub/{word} test base", words, spoil, says=("nobody-here/nothing",), within=5)
         yield Case(f"hub/{word} short base", _based("no-such-model"), spoil, says=("no-such-model",), within=5)
         words = ["plan", "--model.base", "nobody-here/nothing", "--adapter", "LoRA"]
         yield Case(f"hub/{word} plan", words, spoil, says=("nobody-here/nothing",), within=5)

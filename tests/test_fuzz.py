@@ -33,10 +33,10 @@ from adapters_pl.adapters import adapter_layers
 from adapters_pl.base_model import load_base, load_config, load_tokenizer, meta_model
 from adapters_pl.checkpoint import base_of, build_adapter, load_adapter, read_checkpoint, save_adapter
 from adapters_pl.cli import main
-from adapters_pl.configuration import CLASSES, inherited_config, load_config_file
+from adapters_pl.configuration import inherited_config, load_config_file
 from adapters_pl.data.files import FIELDS, as_dataset, read_rows
 from adapters_pl.errors import UserError
-from adapters_pl.received import received
+from adapters_pl.received import SECTIONS, received
 from adapters_pl.untrusted import is_plain
 from tests import hostile_inputs
 from tests.conftest import tiny_model, tiny_tokenizer
@@ -293,7 +293,7 @@ def test_what_a_checkpoint_holds(reading, stored, todo, below):
 def test_a_recorded_configuration(reading, stored, todo, trusted):
     with reading():
         config = changed(stored["adapters_pl"]["config"], todo)
-        found = received(config, [*CLASSES, "trainer", "seed_everything"], "some.ckpt", trusted=trusted)
+        found = received(config, [*SECTIONS, "trainer", "seed_everything"], "some.ckpt", trusted=trusted)
         assert is_plain(yaml.safe_load(yaml.safe_dump(found.config)))  # as a command takes it over
 
 

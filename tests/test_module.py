@@ -512,19 +512,44 @@ def test_a_base_that_does_not_exist_is_a_clear_error(base, message):
         _ = CausalLMModule(base).config
 
 
-def test_a_hub_that_cannot_be_reached_is_said_at_once(monkeypatch):
+@pytest.fixture
+def no_network(monkeypatch):
+    """The host of the hub has no address, and nothing says so beforehand. A try to reach any host fails the test."""
     import socket
 
     from huggingface_hub import constants
 
-    def no_address(*args):
+    def no_address(host, *args, **kwargs):
+        asked.append(host)
         raise socket.gaierror(-2, "Name or service not known")
 
+    asked = []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("adapters_pl.base_model.getproxies", dict)
+    monkeypatch.setattr("adapters_pl.hub.getproxies", dict)
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
-    with pytest.raises(UserError, match=r"the hub cannot be reached to download it .*Name or service not known"):
-        _ = CausalLMModule("nobody/nothing-of-the-kind").config
+    return asked
+
+
+@pytest.mark.parametrize("what", ["config", "tokenizer", "build_base"])
+def test_a_hub_that_cannot_be_reached_is_said_at_once(no_network, what):
+    with pytest.raises(UserError, match=r"^'no/such': .* the hub cannot be reached to download it .*not known"):
+        getattr(CausalLMModule("no/such"), what)() if what == "build_base" else getattr(CausalLMModule("no/such"), what)
+    assert len(no_network) == 1  # the hub's client would try on for a minute
+
+
+def test_a_base_in_the_cache_needs_no_network(no_network, make_base, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    snapshot = tmp_path / "models--some--base/snapshots/abc"
+    shutil.copytree(make_base(), snapshot)
+    (tmp_path / "models--some--base/refs").mkdir()
+    (tmp_path / "models--some--base/refs/main").write_text("abc")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    module = CausalLMModule("some/base")
+    assert module.tokenizer.eos_token_id == 2
+    assert module.build_base().config.vocab_size == module.config.vocab_size
+    assert len(no_network) < 5
+    assert not constants.HF_HUB_OFFLINE
 
 
 def test_a_directory_without_a_model_is_a_clear_error(tmp_path):

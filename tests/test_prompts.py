@@ -124,6 +124,32 @@ def test_system_text_thinking_and_worked_examples_in_a_chat(chatty):
     assert render_chat(chatty, "2+2?", thinking=True).endswith("[assistant]")
 
 
+def test_a_chat_is_rendered_as_transformers_renders_it(chatty):
+    turns = [{"role": "system", "content": "{{ é }}"}, {"role": "user", "content": "a\n\n\u2028'\"<eos>"}]
+    theirs = chatty.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert chatty.bos_token + render_chat(chatty, turns[1]["content"], system=turns[0]["content"]) == theirs
+
+
+@pytest.mark.parametrize(
+    ("template", "why"),
+    [
+        ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "takes more than 2 s"),
+        ("{{ 9 ** (9 ** 9) }}", "takes more than 2 s"),  # one step of Python, which no signal ends
+        ("{% if messages %}{{ messages[0].content | center(10 ** 12) }}{% endif %}", "cannot be used .MemoryError"),
+        ("{{ 'a' * 10 ** 8 }}", "takes more than 2 s|more than 1,000,000 characters"),
+        ("{{ messages[0].content * 10 ** 6 }}", "makes more than 1,000,000 characters"),
+        ("{{ raise_exception('only\nfor tools') }}", r"cannot be used \(only\)"),
+        ("{{ '\\ud800' }}", "cannot be used .*surrogates"),
+    ],
+)
+def test_a_chat_template_has_an_end_and_does_not_stop_the_next(chatty, template, why):
+    good, chatty.chat_template = chatty.chat_template, template
+    with pytest.raises(UserError, match=why):
+        render_chat(chatty, "Add.")
+    chatty.chat_template = good
+    assert render_chat(chatty, "Add.").endswith("[assistant]")
+
+
 def test_chat_needs_a_tokenizer_with_a_template():
     with pytest.raises(UserError, match=r"'chat' is the tokenizer's own"):
         render("chat", "Add.")

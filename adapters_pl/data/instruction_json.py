@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import datasets
 import torch
 from datasets import Dataset
-from huggingface_hub import constants
 from lightning.pytorch.utilities import rank_zero_info
 
 from adapters_pl.answers import Kind
-from adapters_pl.base_model import no_hub
 from adapters_pl.data.base import ReasoningDataModule, Split
 from adapters_pl.data.files import FIELDS, as_dataset, checked_rows, read_rows
 from adapters_pl.data.sources import blob_sha1
 from adapters_pl.errors import UserError, did_you_mean, first_line
+from adapters_pl.hub import at_hand
 
 _MOST_OPTIONS = 10
 _ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
@@ -134,7 +132,7 @@ class InstructionJSON(ReasoningDataModule):
 
     def _from_hub(self, name: str, split: str) -> Dataset:
         try:
-            with _without_waiting_for_the_hub():
+            with at_hand(datasets.config):
                 splits = datasets.load_dataset(name, self.hub_config)
         except Exception as error:  # what the library raises differs from fault to fault and version to version
             raise UserError(
@@ -209,17 +207,3 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-@contextmanager
-def _without_waiting_for_the_hub() -> Iterator[None]:
-    """Within it the hub's clients take what is in their caches, if the hub has no address here: they would try on."""
-    if constants.HF_HUB_OFFLINE or not no_hub():
-        yield
-        return
-    before = datasets.config.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = False, before
