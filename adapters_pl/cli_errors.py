@@ -44,9 +44,13 @@ def explain(error: ArgumentError, command: str) -> UserError:
     if found := re.search(r"Option '([\w.]+)' is not accepted", text):
         path = re.search(r"Problem with given class_path '([\w.]+)'", text)
         section = re.search(r'Parser key "(\w+)', text)
+        if path and section and section[1] in _KINDS:
+            return _unaccepted(section[1], found[1], path[1])
         known = _arguments_of(path[1]) if path else []
         where = f"{section[1]}.{found[1]}" if section else found[1]
         return UserError(f"unknown key '{where}': {did_you_mean(found[1], known)}")
+    if found := re.search(r'Parser key "(\w+)":(?s:.*) is abstract(?s:.*)NestedArg\(key=\'([\w.]+)\'', text):
+        return _unaccepted(found[1], found[2], None)
     if found := re.search(r"unrecognized arguments: (\S+)", text):
         return _unknown_key(found[1], command)
     if found := re.search(r"does not accept option '([\w.]+)'", text):
@@ -233,14 +237,35 @@ def _unknown_key(key: str, command: str) -> UserError:
     return UserError(f"unknown key '{key}': {did_you_mean(key, _SECTIONS)}")
 
 
+def _unaccepted(section: str, key: str, class_path: str | None) -> UserError:
+    """What to do about an argument that the named class does not take, or that came before any class was named."""
+    kind, called = _KINDS[section]
+    name = (class_path or "").rpartition(".")[2]
+    takers = sorted(cls.__name__ for cls in _classes_of(kind) if key in arguments_of(cls))
+    if takers and name in ("", kind.__name__):
+        return UserError(f"{section}.{key}: name its {called} before it, with --{section} {_either(takers)}.")
+    if takers:
+        return UserError(f"unknown key '{section}.{key}' of {name}: it belongs to {_either(takers)}.")
+    known = _arguments_of(class_path) if class_path else arguments_of(kind)
+    return UserError(f"unknown key '{section}.{key}': {did_you_mean(key, known)}")
+
+
+def _either(names: list[str]) -> str:
+    return " or ".join([", ".join(names[:-1])] * (len(names) > 1) + names[-1:])
+
+
 def _names_of(kind: type) -> list[str]:
     """The names of the classes below ``kind`` that are imported; of torch's and Lightning's, only their own."""
+    return [cls.__name__ for cls in _classes_of(kind)]
+
+
+def _classes_of(kind: type) -> list[type]:
     home = kind.__module__.partition(".")[0]
     ours = kind in _NESTED.values()
     found = [cls for cls in subclasses(kind) if ours or cls.__module__.partition(".")[0] == home]
-    whole = [CausalLMModule.__name__] if kind is CausalLMModule else []
+    whole = [CausalLMModule] if kind is CausalLMModule else []
     public = [cls for cls in found if not inspect.isabstract(cls) and (not _is_ours(cls) or cls.__name__ in PUBLIC)]
-    return [*whole, *(cls.__name__ for cls in public if cls.__name__[0] != "_")]
+    return [*whole, *(cls for cls in public if cls.__name__[0] != "_")]
 
 
 def _is_ours(cls: type) -> bool:

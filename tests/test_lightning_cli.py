@@ -562,6 +562,13 @@ def test_bad_data_is_refused_before_the_base_is_loaded(fit, capsys, monkeypatch,
     ("arguments", "message"),
     [
         (["--adapter", "LoRA", "--adapter.rnk", "4"], "unknown key 'adapter.rnk': did you mean 'rank'?"),
+        (["--adapter.rank", "4"], "adapter.rank: name its adapter before it, with --adapter LoRA."),
+        (
+            ["--adapter", "LoRA", "--adapter.bottleneck", "4"],
+            "unknown key 'adapter.bottleneck' of LoRA: it belongs to ParallelAdapter or SeriesAdapter.",
+        ),
+        (["--optimizer.lr", "1"], "optimizer.lr: name its optimizer before it, with --optimizer ASGD, Adadelta, "),
+        (["--data", "gsm8k", "--data.path", "x"], "unknown key 'data.path' of GSM8K: it belongs to InstructionJSON."),
         (["--adapter", "Lora"], "there is no adapter 'Lora': did you mean 'LoRA'?"),
         (["--modle.base", "x"], "unknown key 'modle.base': did you mean 'model'?"),
         (["--model.lrr", "1"], "unknown key 'model.lrr': did you mean 'lr'"),
