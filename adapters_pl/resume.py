@@ -137,17 +137,14 @@ class Resume(Callback):
             return
         self._stored = checkpoint[KEY]
         if not has_shape(self._stored, _SHAPE) or not 0 <= checkpoint["global_step"] < 2**40:
-            raise UserError(
-                f"{trainer.ckpt_path}: what it says of its training is not as adapters-pl writes it; take another "
-                "checkpoint."
-            )
+            raise _strange(trainer)
         checkpoint["loops"]["fit_loop"].update(
             _counters(trainer, data.batch_size, self._stored, checkpoint["global_step"])
         )
         for schedule in checkpoint["lr_schedulers"]:
             if "lr_lambdas" in schedule:
                 schedule["lr_lambdas"] = [None] * len(schedule["lr_lambdas"])
-        _move_along(trainer, checkpoint["callbacks"])
+        _stay_in_the_folder(trainer, checkpoint["callbacks"])
         then, now = processes(self._stored["random"]), trainer.world_size
         if then != now:
             rank_zero_info(
@@ -257,16 +254,49 @@ def _refuse_strange_state(optimizer: Optimizer, where: object) -> None:
 _LIKE_ITS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "sum")
 
 
-def _move_along(trainer: Trainer, states: dict[str, Any]) -> None:
-    """Let what is known of the best checkpoint name the folder that this checkpoint was found in."""
+#: What Lightning's ModelCheckpoint keeps.
+_SHAPE_OF_BEST = {
+    **dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), str),
+    "best_k_models": {str: torch.Tensor},
+    "best_model_score": (torch.Tensor, None),
+    "kth_value": torch.Tensor,
+}
+
+
+def _stay_in_the_folder(trainer: Trainer, states: dict[str, Any]) -> None:
+    """Let what is known of the best checkpoints name files of the folder that this one lies in, whatever it says.
+
+    Lightning removes such a file when a better one comes. In another folder nothing is known of them.
+    """
+    lies_in = Path(str(trainer.ckpt_path)).resolve().parent
     for callback in trainer.checkpoint_callbacks:
-        state = states.get(callback.state_key)
-        if not isinstance(callback, ModelCheckpoint) or state is None or state["dirpath"] == str(callback.dirpath):
+        key, folder = callback.state_key, Path(str(getattr(callback, "dirpath", None)))
+        if not isinstance(callback, ModelCheckpoint) or key not in states:
             continue
-        folder = Path(str(callback.dirpath))
-        if Path(str(trainer.ckpt_path)).resolve().parent != folder:
+        if lies_in != folder:
+            del states[key]
             continue
-        state["dirpath"] = str(folder)
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            state[key] = str(folder / Path(state[key]).name) if state[key] else ""
-        state["best_k_models"] = {str(folder / Path(path).name): v for path, v in state["best_k_models"].items()}
+        state = states[key]
+        if not has_shape(state, _SHAPE_OF_BEST):
+            raise _strange(trainer)
+        models, worst = state["best_k_models"], max if callback.mode == "min" else min
+        paths = [path for path in (state["best_model_path"], state["last_model_path"], *models) if path]
+        scores = [
+            score for score in (state["best_model_score"], state["kth_value"], *models.values()) if score is not None
+        ]
+        if not all(Path(path).name.endswith(callback.FILE_EXTENSION) for path in paths) or not all(
+            score.is_floating_point() and score.numel() == 1 for score in scores
+        ):
+            raise _strange(trainer)
+        here = {path: str(folder / Path(path).name) if path else "" for path in ("", *paths)}
+        models = {here[path]: score for path, score in models.items()}
+        kth = worst(models, key=models.__getitem__) if 0 < callback.save_top_k <= len(models) else ""
+        state |= {"dirpath": str(folder), "best_k_models": models, "kth_best_model_path": kth}
+        state |= {name: here[state[name]] for name in ("best_model_path", "last_model_path")}
+        state["kth_value"] = models.get(kth, state["kth_value"])
+
+
+def _strange(trainer: Trainer) -> UserError:
+    return UserError(
+        f"{trainer.ckpt_path}: what it says of its training is not as adapters-pl writes it; take another checkpoint."
+    )

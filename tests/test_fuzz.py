@@ -43,6 +43,7 @@ from tests.conftest import tiny_model, tiny_tokenizer
 from tests.hostile_cases import RESUME, fit
 from tests.mutations import (
     Change,
+    Spot,
     changed,
     changes,
     keys,
@@ -507,6 +508,7 @@ def test_rows(reading, content):
 
 @fuzz(30, 60)
 @given(row_files, spots)
+@example(("csv", b"answer,instruction\r\n,Say 3.\r\n"), [Spot(0, "flip", b"\0")])
 def test_the_bytes_of_rows(reading, content, todo):
     with reading() as here:
         file = here / f"rows.{content[0]}"

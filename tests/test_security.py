@@ -338,6 +338,27 @@ def test_a_link_that_leads_out_of_a_run_is_not_written_to(folder, link, command,
     assert target.read_text() == "as it was" if target.is_file() else not any(target.iterdir())
 
 
+@pytest.mark.parametrize("path", ["../../../../elsewhere.ckpt", "..", "../../.."])
+def test_a_checkpoint_does_not_choose_what_is_removed_for_a_better_one(folder, path, capsys):
+    kept = folder.parent / "elsewhere.ckpt"
+    kept.mkdir()
+    (kept / "thesis.txt").write_text("as it was")
+    checkpoints = folder / LAST.parent
+    stored = torch.load(LAST, weights_only=True)
+    (state,) = (state for key, state in stored["callbacks"].items() if key.startswith("ModelCheckpoint"))
+    worst, score = f"{checkpoints}/{path}", torch.tensor(1e9)
+    state.update(dirpath=str(checkpoints), best_k_models={worst: score}, kth_best_model_path=worst, kth_value=score)
+    torch.save(stored, LAST)
+    code = main(["fit", "--ckpt_path", "last", *QUIET, "--trainer.max_epochs", "2"])
+    assert (kept / "thesis.txt").read_text() == "as it was"
+    assert (checkpoints / "last.ckpt").is_file()
+    if path.endswith(".."):  # no name of a checkpoint is left of it
+        assert code == 1
+        assert "what it says of its training is not as adapters-pl writes it" in capsys.readouterr().err
+    else:
+        assert code == 0
+
+
 # ---- pickles
 
 

@@ -167,6 +167,8 @@ def _checked(where: str, number: int, row: Any, columns: Mapping[str, str]) -> d
                 "another column (--data.columns)."
             )
         clean[field] = row[column]
+    if strange := next((name for name in row if not str(name).isprintable()), None):
+        raise UserError(f"{where}: a column's name holds control characters ({strange!r:.80}); mend the file.")
     instruction = clean.get("instruction")
     if instruction is None:
         raise UserError(
