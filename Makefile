@@ -13,11 +13,11 @@ quickstart: install  ## train and test on this machine, with what comes in the p
 	$(BIN)/adapters-pl test
 
 test: install-test lint  ## everything that CI runs
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --durations=25
 
 test-lowest:  ## the tests with the lowest versions that pyproject.toml allows; the oldest torch brings CUDA along
 	$(PYTHON) -m venv $(VENV)-lowest
-	$(PYTHON) tests/lowest_versions.py > $(VENV)-lowest/constraints.txt
+	$(PYTHON) tests/helpers/lowest_versions.py > $(VENV)-lowest/constraints.txt
 	$(VENV)-lowest/bin/python -m pip --disable-pip-version-check -q install -c $(VENV)-lowest/constraints.txt -e ".[test]"
 	$(VENV)-lowest/bin/python -m pytest -n 2
 
@@ -25,18 +25,19 @@ EXAMPLES ?= 10000
 SEED ?= $(shell date +%s)
 fuzz: install-test  ## ten thousand changed inputs; SEED=... draws the same ones again
 	@echo "SEED=$(SEED)"
-	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/test_fuzz.py --hypothesis-seed=$(SEED) \
+	FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest tests/cli/test_fuzz.py --hypothesis-seed=$(SEED) \
 		--hypothesis-show-statistics --show-capture=no
 
 audit:  ## the pins: within the ranges, not withdrawn, without known weaknesses; as far as the network allows
 	$(PYTHON) -m venv $(VENV)-audit
 	-$(VENV)-audit/bin/python -m pip --disable-pip-version-check -q --retries 1 install pip-audit
-	$(VENV)-audit/bin/python tests/audit.py
+	$(VENV)-audit/bin/python tests/helpers/audit.py
 
 lint: install-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

@@ -17,9 +17,10 @@ from typing import Any
 __version__ = "0.1.0"
 
 _EXPORTS = {
-    "CausalLMModule": "module",
+    "CausalLMModule": "training.module",
     "Adapter": "adapters",
     "AdapterLayer": "adapters",
+    "LinearAdapterLayer": "adapters",
     "LoRA": "adapters",
     "IA3": "adapters",
     "SeriesAdapter": "adapters",
@@ -29,9 +30,9 @@ _EXPORTS = {
     "PTuning": "adapters",
     "PEFTAdapter": "adapters",
     "activate": "adapters",
-    "FullyShardedStrategy": "strategies",
-    "load_adapter": "checkpoint",
-    "save_adapter": "checkpoint",
+    "FullyShardedStrategy": "training.strategies",
+    "load_adapter": "training.checkpoint",
+    "save_adapter": "training.checkpoint",
     "ReasoningDataModule": "data",
     "Example": "data",
     "GSM8K": "data",
@@ -62,7 +63,7 @@ _EXPORTS = {
     "Commonsense": "data",
     "InstructionJSON": "data",
     "WordProblems": "data",
-    "UserError": "errors",
+    "UserError": "inputs.errors",
 }
 
 __all__ = ["__version__", *_EXPORTS]

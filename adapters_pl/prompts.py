@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from adapters_pl.apart import Apart
-from adapters_pl.errors import UserError, did_you_mean, first_line
+from adapters_pl.inputs.apart import Apart
+from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,6 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+# Asserts of the helpers say as much as those of the tests.
+pytest.register_assert_rewrite("tests.helpers")
 # Handlers that Lightning made in one test outlive that test's captured streams.
 logging.raiseExceptions = False
 

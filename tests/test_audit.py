@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from tests import audit
-from tests.audit import ADVISORIES, check_advisories, check_ranges, check_withdrawn, main, pins_of
+from tests.helpers import audit
+from tests.helpers.audit import ADVISORIES, check_advisories, check_ranges, check_withdrawn, main, pins_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = {
@@ -158,7 +158,7 @@ def test_a_service_that_knows_nothing_is_not_one_that_was_asked(services):
     services["pypi"] = {"dependencies": [{"name": name, "skip_reason": "not found"} for name in PINS]}
     checked = check_advisories(Path("constraints.txt"), PINS)
     assert "no service was asked" in checked.said
-    assert f"compared with the {len(ADVISORIES)} advisories in tests/audit.py alone" in checked.said
+    assert f"compared with the {len(ADVISORIES)} advisories in tests/helpers/audit.py alone" in checked.said
     services["osv"] = {"dependencies": [entry(name) for name in PINS]}
     assert check_advisories(Path("constraints.txt"), PINS).said == (
         "advisories: pip-audit asked the service osv about 4 pins."

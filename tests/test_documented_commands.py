@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from adapters_pl.cli import main
-from adapters_pl.data import SETS, SUITES, command
+from adapters_pl.cli import data as command
+from adapters_pl.cli.main import main
+from adapters_pl.data import SETS, SUITES
 from adapters_pl.data.sources import sources
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,7 +51,7 @@ def place(tmp_path, monkeypatch, make_base):
     monkeypatch.setenv("ADAPTERS_PL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(command, "download", lambda source, target, announce: target)  # there is no network here
     for kind in SETS.values():
-        for file in filter(None, (kind.train_file, kind.test_file)):
+        for file in filter(None, (kind.spec.train, kind.spec.test)):
             path = Path("DATA", file)
             path.parent.mkdir(parents=True, exist_ok=True)
             own = [{**row, "original_text": row["instruction"], "ans": row["answer"]} for row in rows(kind.set_name)]
@@ -118,7 +119,7 @@ def test_predict_takes_a_file_after_the_quickstart(place, capsys):
 @pytest.mark.parametrize("name", ["GSM8K", "gsm8k", "ARCChallenge", "ARC-Challenge", "Commonsense", "Arithmetic"])
 def test_a_set_is_known_by_its_class_its_folder_and_its_suite(place, make_base, name, capsys):
     published = SUITES.get(name) or [SETS[n].set_name for n in SETS if name in (n, SETS[n].__name__)]
-    files = [SETS[single].test_file for single in published]
+    files = [SETS[single].spec.test for single in published]
     assert main(["data", "fetch", name]) == 0
     fetched = capsys.readouterr().out
     assert all(sources()[file].path in fetched for file in files)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
 import json
 from pathlib import Path
 
@@ -11,20 +9,14 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.adapters import test_matrix
-from tests.conftest import TINY, tiny_model
+from tests.conftest import TINY
+from tests.helpers import matrix
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
 #: The matrix of the built-in methods, but for its check of random initial values: the notebook's method draws none.
-MATRIX = [
-    check
-    for name, check in vars(test_matrix).items()
-    if name.startswith("test_")
-    and "cell" in inspect.signature(check).parameters
-    and check is not test_matrix.test_initial_values_depend_on_seed_and_name_only
-]
+MATRIX = [check for check in matrix.CHECKS if check is not matrix.initial_values_depend_on_seed_and_name_only]
 
 
 def test_there_are_notebooks():
@@ -80,13 +72,9 @@ def own_method():
 
 
 @pytest.mark.parametrize("arch", TINY)
-@pytest.mark.parametrize("check", MATRIX, ids=lambda check: check.__name__.removeprefix("test_"))
-def test_the_own_adapter_passes_the_matrix(check, arch, own_method, request):
-    base = tiny_model(arch)
-    model, adapter = copy.deepcopy(base), own_method(rank=4)
-    assert adapter.attach_to(model, seed=1)
-    others = [name for name in inspect.signature(check).parameters if name != "cell"]
-    check((model.eval(), base, adapter), **{name: request.getfixturevalue(name) for name in others})
+@pytest.mark.parametrize("check", MATRIX, ids=lambda check: check.__name__)
+def test_the_own_adapter_passes_the_matrix(check, arch, own_method):
+    matrix.check_method(check, lambda: own_method(rank=4), arch)
 
 
 def test_the_notebook_about_peft_shows_what_it_says(tmp_path):

@@ -37,12 +37,16 @@ def test_the_wheel_trains_and_tests_outside_the_checkout(installed, tmp_path):
 
     def run(*words):
         program = (
-            "import adapters_pl, sys; from adapters_pl.cli import main; print(adapters_pl.__file__); sys.exit(main())"
+            "import adapters_pl, sys; from adapters_pl.cli.main import main; print(adapters_pl.__file__); "
+            "sys.exit(main())"
         )
         return subprocess.run(
             [sys.executable, "-c", program, *words], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
 
+    done = run("recipes", "show", "ia3_qwen3_8b")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "base: Qwen/Qwen3-8B  # models/qwen3_8b.yaml" in done.stdout
     few = ["--data.train_rows", "32", "--data.val_size", "4", "--trainer.max_epochs", "1"]
     done = run("fit", "--config", "quickstart.yaml", *few)
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,8 +7,8 @@ import json
 import pytest
 from tokenizers.processors import TemplateProcessing
 
-from adapters_pl.data.tokenize import encode_prompt
-from adapters_pl.errors import UserError
+from adapters_pl.data.tokens import encode_prompt
+from adapters_pl.inputs.errors import UserError
 from adapters_pl.prompts import TEMPLATES, render, render_chat, with_shots
 from tests.conftest import GOLDEN, shared, tiny_tokenizer
 

@@ -1,6 +1,6 @@
 """The adapter methods: one file each, every one a Lightning callback that injects in ``setup``."""
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, activate, adapter_layers, attach
+from adapters_pl.adapters.base import Adapter, AdapterLayer, LinearAdapterLayer, activate, adapter_layers, attach
 from adapters_pl.adapters.ia3 import IA3
 from adapters_pl.adapters.lora import LoRA
 from adapters_pl.adapters.parallel import ParallelAdapter
@@ -9,12 +9,13 @@ from adapters_pl.adapters.prefix import PrefixTuning
 from adapters_pl.adapters.prompt import PromptTuning
 from adapters_pl.adapters.ptuning import PTuning
 from adapters_pl.adapters.series import SeriesAdapter
-from adapters_pl.placement import resolve
+from adapters_pl.models.placement import resolve
 
 __all__ = [
     "IA3",
     "Adapter",
     "AdapterLayer",
+    "LinearAdapterLayer",
     "LoRA",
     "PEFTAdapter",
     "PTuning",

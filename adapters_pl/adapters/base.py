@@ -1,10 +1,4 @@
-"""What every adapter method shares: layers that hang on a module, and the callback that hangs them there.
-
-An :class:`AdapterLayer` never replaces the module it adapts. It is registered *below* it, and two hooks of
-that module let it change the input and the output. So the names of the base's own parameters stay what
-they were, weights load before or after the injection, and a quantised or sharded linear layer needs no
-special case.
-"""
+"""What every adapter method shares: layers, and the callback that hangs them into the slots of a base."""
 
 from __future__ import annotations
 
@@ -16,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -24,48 +18,43 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from adapters_pl.architectures import Architecture, architecture_of
-from adapters_pl.errors import UserError, did_you_mean
-from adapters_pl.names import public_name
-from adapters_pl.placement import SLOT, Layers, Names, Placement, Site, Slot, base_modules, matches, slot_of
-from adapters_pl.quantisation import dequantise, is_quantised, mend, plain_weight, say_dequantised
-from adapters_pl.ranges import refuse_out_of_range
-
-if TYPE_CHECKING:
-    from adapters_pl.module import CausalLMModule
+from adapters_pl.inputs.errors import UserError, did_you_mean
+from adapters_pl.inputs.names import public_name
+from adapters_pl.inputs.ranges import refuse_out_of_range
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.discovery import architecture_of
+from adapters_pl.models.placement import Layers, Names, Placement, Site, matches
+from adapters_pl.models.quantisation import dequantise, is_quantised, mend, plain_weight, say_dequantised
+from adapters_pl.models.slots import attach, base_modules, detach, place_of, remove_slot, slot_of
 
 
 class AdapterLayer(nn.Module, ABC):
-    """One adapter at one site of the model.
+    """One adapter at one site of the model, and the identity until a method writes :meth:`enter` or :meth:`leave`.
 
-    The adapted module ``base`` computes ``y = base(before(x))``, and ``after(x, y, base)`` is what it returns,
-    with ``x`` the input after every ``before``. All parameters of the layer are the adapter's: what is
-    trained, saved and counted is what is declared here, never what a name happens to contain.
+    All parameters of the layer are the adapter's: what is trained, saved and counted is what is declared here, never
+    what a name happens to contain.
     """
 
-    #: Set by :func:`attach`: which adapter the layer belongs to.
+    #: Set where the layer is attached: which adapter it belongs to.
     adapter_name: str
     #: While false the module behaves as if the layer were not there.
     enabled: bool = True
     #: The buffers that are saved beside the parameters, and not trained.
     saved_buffers: tuple[str, ...] = ()
+    _reads_one_tensor: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if not cls._reads_one_tensor and {"before", "after"} & vars(cls).keys():
+            raise TypeError(f"{cls.__name__} writes before or after: derive it from LinearAdapterLayer.")
 
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """What the adapted module is called with; a layer whose module reads one tensor writes :meth:`before`."""
-        x, *rest = args
-        return (self.before(x), *rest), kwargs
+        """What the adapted module is called with."""
+        return args, kwargs
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """What the adapted module returns; a layer whose module reads one tensor writes :meth:`after`."""
-        return self.after(args[0], output, base)
-
-    def before(self, x: Tensor) -> Tensor:
-        """What the adapted module reads instead of ``x``: (..., in_features) -> the same shape."""
-        return x
-
-    def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """What the adapted module returns instead of ``y``: (..., out_features) -> the same shape."""
-        return y
+        """What the adapted module returns."""
+        return output
 
     @abstractmethod
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
@@ -80,57 +69,37 @@ class AdapterLayer(nn.Module, ABC):
         return None
 
 
-class _Slot(Slot):
-    """The adapters of one module, by adapter name, in the order in which they were injected."""
+class LinearAdapterLayer(AdapterLayer):
+    """A layer of a module that reads one tensor: ``after(x, y, base)`` of ``y = base(before(x))``.
 
-    def __init__(self, owner: nn.Module) -> None:
-        super().__init__()
-        self._hooks = (
-            owner.register_forward_pre_hook(_run_enter, with_kwargs=True),
-            owner.register_forward_hook(_run_leave, with_kwargs=True),
-        )
-
-    def remove_hooks(self) -> None:
-        """Give the module its own forward back."""
-        for hook in self._hooks:
-            hook.remove()
-
-
-def _run_enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    for layer in getattr(module, SLOT).values():
-        if layer.enabled:
-            args, kwargs = layer.enter(module, args, kwargs)
-    return args, kwargs
-
-
-def _run_leave(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-    for layer in getattr(module, SLOT).values():
-        if layer.enabled:
-            output = layer.leave(module, args, kwargs, output)
-    return output
-
-
-def attach(module: nn.Module, layer: AdapterLayer, name: str) -> None:
-    """Hang ``layer`` on ``module`` as adapter ``name``; the hooks are registered once per module.
-
-    Raises:
-        UserError: the module already has an adapter of this name, or something of its own where adapters go.
+    ``x`` is the input after every ``before``.
     """
-    slot = slot_of(module)
-    if slot is None:
-        if hasattr(module, SLOT):
-            raise UserError(f"{type(module).__name__} has an attribute '{SLOT}' of its own: adapt modules inside it.")
-        slot = _Slot(module)
-        module.register_module(SLOT, slot)
-    if name in slot:
-        raise UserError(f"Two adapters are named '{name}': give each its own --adapter.name.")
-    layer.adapter_name = name
-    slot[name] = layer
+
+    _reads_one_tensor = True
+
+    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+        """The call with :meth:`before` of its first argument."""
+        x, *rest = args
+        return (self.before(x), *rest), kwargs
+
+    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """:meth:`after` of what the module returns."""
+        return self.after(args[0], output, base)
+
+    def before(self, x: Tensor) -> Tensor:
+        """What the adapted module reads instead of ``x``: (..., in_features) -> the same shape."""
+        return x
+
+    def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
+        """What the adapted module returns instead of ``y``: (..., out_features) -> the same shape."""
+        return y
 
 
 def site_of(path: str) -> str:
     """The path of the module that an adapter's layer or parameter at ``path`` hangs on; empty for the model itself."""
-    return f".{path}".rsplit(f".{SLOT}.", 1)[0].removeprefix(".")
+    place = place_of(path)
+    assert place is not None
+    return place.site
 
 
 def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, AdapterLayer]:
@@ -169,9 +138,7 @@ class ModuleCopy(AdapterLayer):
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
         self.copy = copy.deepcopy(module)
-        if slot := slot_of(self.copy):
-            slot.remove_hooks()  # type: ignore[operator]
-            delattr(self.copy, SLOT)
+        remove_slot(self.copy)
         for inner in self.copy.modules():
             if is_quantised(inner):
                 dequantise(inner, torch.float32)
@@ -200,10 +167,6 @@ class ModuleCopy(AdapterLayer):
         """The copy's answer to the same arguments, in the dtype of the base's."""
         own = [arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
         return self.copy(*own, **kwargs).to(output.dtype)
-
-    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Leave the call as it is."""
-        return args, kwargs
 
 
 class Adapter(Callback, ABC):
@@ -317,10 +280,11 @@ class Adapter(Callback, ABC):
 
     def peft_key(self, parameter: str) -> str:
         """The key of ``parameter`` (as :meth:`adapter_parameters` names it) in a PEFT directory."""
-        path = site_of(parameter)
-        own = parameter.rsplit(f"{SLOT}.{self.name}.", 1)[1]
+        place = place_of(parameter)
+        assert place is not None
+        own = place.own
         theirs = own.removeprefix(ModuleCopy.PREFIX) if own.startswith(ModuleCopy.PREFIX) else self.peft_name(own)
-        return f"base_model.model.{path}.{theirs}"
+        return f"base_model.model.{place.site}.{theirs}"
 
     def sites(self, model: nn.Module) -> dict[str, AdapterLayer]:
         """The method's own layers by the path of the module that each adapts, copies of whole modules left out."""
@@ -391,12 +355,7 @@ class Adapter(Callback, ABC):
     def detach_from(self, model: nn.Module) -> None:
         """Take the adapter out again; a module without adapters is left as it was, hooks and all."""
         for path in adapter_layers(model, self.name):
-            owner = model.get_submodule(site_of(path))
-            slot = getattr(owner, SLOT)
-            del slot[self.name]
-            if not len(slot):
-                slot.remove_hooks()
-                delattr(owner, SLOT)
+            detach(model.get_submodule(site_of(path)), self.name)
 
     def initialize(self, model: PreTrainedModel, seed: int) -> None:
         """Draw the initial values; the base's real weights are there.
@@ -417,12 +376,12 @@ class Adapter(Callback, ABC):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Inject into the module's base; a second stage finds the adapter there and leaves it."""
         refuse_same_names([each for each in trainer.callbacks if isinstance(each, Adapter)])  # type: ignore[attr-defined]
-        module: CausalLMModule = pl_module  # type: ignore[assignment]
+        module: Any = pl_module
         module.add_adapter(self)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what was injected and how much of the model it trains."""
-        module: CausalLMModule = pl_module  # type: ignore[assignment]
+        module: Any = pl_module
         rank_zero_info(self.describe(module.model))
 
     def describe(self, model: PreTrainedModel) -> str:

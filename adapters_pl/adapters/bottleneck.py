@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer
-from adapters_pl.errors import UserError, did_you_mean
-from adapters_pl.placement import Layers, Names, Placement
-from adapters_pl.ranges import Above0, AtLeast1, Share, refuse_out_of_range
+from adapters_pl.adapters.base import Adapter, LinearAdapterLayer
+from adapters_pl.inputs.errors import UserError, did_you_mean
+from adapters_pl.inputs.ranges import Above0, AtLeast1, Share, refuse_out_of_range
+from adapters_pl.models.placement import Names, Placement
 
 Family = Literal["block", "linear"]
 Init = Literal["near_identity", "bert"]
 Scaling = float | Literal["learned"]
 
 
-class BottleneckLayer(AdapterLayer):
+class BottleneckLayer(LinearAdapterLayer):
     """``s * up(f(down(norm(x))))``: (..., features) -> (..., out_features), float32, without biases.
 
     ``adapter_down`` is (bottleneck, features), ``adapter_up`` (out_features, bottleneck), s a number or, where
@@ -77,10 +77,7 @@ class Bottleneck(Adapter):
         layer_norm: normalise the bottleneck's input.
         placement: which sublayers.
         target_modules: under ``linear``, the modules instead of a placement.
-        name: what tells several adapters of one model apart.
-        layers: which decoder layers; all if not given.
-        exclude: names or a regular expression of modules to leave out.
-        modules_to_save: modules of the base that are trained whole beside the adapter (``[embed_tokens, lm_head]``).
+        shared: ``name``, ``layers``, ``exclude`` and ``modules_to_save``, as every :class:`Adapter` has them.
     """
 
     peft_type = "BOTTLENECK"
@@ -99,19 +96,9 @@ class Bottleneck(Adapter):
         layer_norm: bool = False,
         placement: Placement = "mlp",
         target_modules: Names | None = None,
-        name: str = "default",
-        layers: Layers | None = None,
-        exclude: Names | None = None,
-        modules_to_save: list[str] | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            name=name,
-            placement=placement,
-            target_modules=target_modules,
-            layers=layers,
-            exclude=exclude,
-            modules_to_save=modules_to_save,
-        )
+        super().__init__(placement=placement, target_modules=target_modules, **shared)
         method = type(self).__name__
         refuse_out_of_range(f"{method}: ", Bottleneck.__init__, locals())
         if non_linearity not in ACT2FN:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, attach
-from adapters_pl.architectures import Architecture
-from adapters_pl.placement import Layers, Names, Placement, Site, matches, resolve
+from adapters_pl.adapters.base import Adapter, LinearAdapterLayer, attach
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.placement import Names, Placement, Site, matches, resolve
 
 
-class IA3Layer(AdapterLayer):
+class IA3Layer(LinearAdapterLayer):
     """``base(x) * l`` with l: (out_features, 1), or ``base(x * l)`` with l: (1, in_features) where it scales inputs.
 
     Identity at step 0, where l is one. Shapes and name are PEFT's.
@@ -61,10 +61,7 @@ class IA3(Adapter):
         target_modules: instead of a placement, the modules by name, by a regular expression, or ``all-linear``.
         feedforward_modules: those of them whose input is rescaled instead of their output; the MLP's down
             projection if not given.
-        name: what tells several adapters of one model apart.
-        layers: which decoder layers; all if not given.
-        exclude: names or a regular expression of modules to leave out.
-        modules_to_save: modules of the base that are trained whole beside the adapter (``[embed_tokens, lm_head]``).
+        shared: ``name``, ``layers``, ``exclude`` and ``modules_to_save``, as every :class:`Adapter` has them.
     """
 
     peft_type = "IA3"
@@ -74,20 +71,9 @@ class IA3(Adapter):
         placement: Placement = "both",
         target_modules: Names | None = None,
         feedforward_modules: Names | None = None,
-        *,
-        name: str = "default",
-        layers: Layers | None = None,
-        exclude: Names | None = None,
-        modules_to_save: list[str] | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            name=name,
-            placement=placement,
-            target_modules=target_modules,
-            layers=layers,
-            exclude=exclude,
-            modules_to_save=modules_to_save,
-        )
+        super().__init__(placement=placement, target_modules=target_modules, **shared)
         self.feedforward_modules = feedforward_modules
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:

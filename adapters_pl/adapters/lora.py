@@ -12,23 +12,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.adapters import lora_files
-from adapters_pl.adapters.base import Adapter, AdapterLayer, attach
+from adapters_pl.adapters.base import Adapter, AdapterLayer, LinearAdapterLayer, attach
 from adapters_pl.adapters.lora_files import by_pattern, matrix
-from adapters_pl.architectures import Architecture
-from adapters_pl.errors import UserError
-from adapters_pl.placement import (
-    SLOT,
-    Layers,
-    Names,
-    Placement,
-    Site,
-    base_modules,
-    linear_sizes,
-    matches,
-    resolve,
-)
-from adapters_pl.quantisation import is_quantised
-from adapters_pl.ranges import Above0, AtLeast1, Share, refuse_out_of_range
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.ranges import Above0, AtLeast1, Share, refuse_out_of_range
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.placement import Names, Placement, Site, linear_sizes, matches, resolve
+from adapters_pl.models.quantisation import is_quantised
+from adapters_pl.models.slots import Place, base_modules
 
 Init = Literal["kaiming", "gaussian", "pissa", "olora"]
 Bias = Literal["none", "all", "lora_only"]
@@ -38,7 +29,7 @@ Part = Literal["q", "k", "v"]
 _FROM_WEIGHT = {"pissa": lora_files.principal, "olora": lora_files.orthonormal}
 
 
-class LoRALayer(AdapterLayer):
+class LoRALayer(LinearAdapterLayer):
     r"""``y + scaling * dropout(x) A^T B^T``, with x: (..., in_features) and y: (..., out_features).
 
     At step 0 the layer is the identity: ``lora_A`` (rank, in_features) is drawn and ``lora_B``
@@ -230,10 +221,6 @@ class BiasLayer(AdapterLayer):
         """Take the base's values."""
         self.bias.copy_(base.bias)  # type: ignore[arg-type]
 
-    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Leave the call as it is."""
-        return args, kwargs
-
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         """Add what the bias has changed by."""
         return output + self.bias_delta(base).to(output.dtype)
@@ -269,10 +256,7 @@ class LoRA(Adapter):
         alpha_pattern: other alphas, likewise.
         lr_ratio: the learning rate of the B matrices over that of the rest: LoRA+ (Hayou et al. 2024,
             arXiv 2402.12354), whose authors recommend 16.
-        name: what tells several adapters of one model apart.
-        layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
-        exclude: names or a regular expression of modules to leave out.
-        modules_to_save: modules of the base that are trained whole beside the adapter (``[embed_tokens, lm_head]``).
+        shared: ``name``, ``layers``, ``exclude`` and ``modules_to_save``, as every :class:`Adapter` has them.
     """
 
     peft_type = "LORA"
@@ -296,19 +280,9 @@ class LoRA(Adapter):
         rank_pattern: dict[str, int] | None = None,
         alpha_pattern: dict[str, float] | None = None,
         lr_ratio: Above0 = 1.0,
-        name: str = "default",
-        layers: Layers | None = None,
-        exclude: Names | None = None,
-        modules_to_save: list[str] | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            name=name,
-            placement=placement,
-            target_modules=target_modules,
-            layers=layers,
-            exclude=exclude,
-            modules_to_save=modules_to_save,
-        )
+        super().__init__(placement=placement, target_modules=target_modules, **shared)
         refuse_out_of_range("LoRA: ", LoRA.__init__, locals())
         for value in (rank_pattern or {}).values():
             if value < 1:
@@ -485,7 +459,7 @@ class LoRA(Adapter):
         tensors = super().peft_tensors(model)
         for path, layer in self.matrices(model).items():
             for own, value in layer.whole().items():
-                tensors[self.peft_key(f"{path}.{SLOT}.{self.name}.{own}")] = value.detach()
+                tensors[self.peft_key(Place(path, self.name, own).path)] = value.detach()
         return tensors
 
     def peft_name(self, own: str) -> str:

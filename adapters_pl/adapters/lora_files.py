@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapters_pl.errors import UserError
-from adapters_pl.patterns import Pattern, pattern, refuse_unbounded
-from adapters_pl.placement import linear_modules, matches
-from adapters_pl.quantisation import dequantised, is_quantised
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.patterns import Pattern, pattern, refuse_unbounded
+from adapters_pl.models.placement import linear_modules, matches
+from adapters_pl.models.quantisation import dequantised, is_quantised
 
 PREFIX = "base_model.model."
 #: The most patterns for ranks, or for alphas: a few for every module of the largest models.

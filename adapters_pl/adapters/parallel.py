@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adapters_pl.adapters.base import AdapterLayer, attach
+from adapters_pl.adapters.base import LinearAdapterLayer, attach
 from adapters_pl.adapters.bottleneck import Bottleneck, BottleneckLayer
-from adapters_pl.architectures import Architecture
-from adapters_pl.errors import UserError
-from adapters_pl.placement import Site, resolve, sublayer_sites
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.placement import Site, resolve, sublayer_sites
 
 
 class Beside(BottleneckLayer):
@@ -29,7 +29,7 @@ class _Passing:
     x: Tensor | None = None
 
 
-class Tap(AdapterLayer):
+class Tap(LinearAdapterLayer):
     """Notes what a sublayer reads; has no parameters and changes nothing."""
 
     def __init__(self, passing: _Passing) -> None:

@@ -20,12 +20,13 @@ from transformers import PreTrainedModel
 
 from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
 from adapters_pl.adapters.peft_quantised import fold, refuse_unknown
-from adapters_pl.architectures import Architecture
-from adapters_pl.errors import UserError, first_line
-from adapters_pl.names import loaded
-from adapters_pl.patterns import refuse_unbounded
-from adapters_pl.placement import Layers, Names, Placement, Site, base_modules, matches, resolve
-from adapters_pl.quantisation import is_quantised, say_dequantised
+from adapters_pl.inputs.errors import UserError, first_line
+from adapters_pl.inputs.names import loaded
+from adapters_pl.inputs.patterns import refuse_unbounded
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.placement import Layers, Names, Placement, Site, matches, resolve
+from adapters_pl.models.quantisation import is_quantised, say_dequantised
+from adapters_pl.models.slots import base_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -107,14 +108,6 @@ class PEFTLayers(AdapterLayer):
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
         """Nothing to draw: peft draws when it makes its layers."""
-
-    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Leave the call as it is."""
-        return args, kwargs
-
-    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Leave the output as it is."""
-        return output
 
 
 class PEFTAdapter(Adapter):

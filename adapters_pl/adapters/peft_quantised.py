@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from adapters_pl.errors import UserError
-from adapters_pl.placement import linear_sizes
-from adapters_pl.quantisation import dequantise, is_quantised
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.models.placement import linear_sizes
+from adapters_pl.models.quantisation import dequantise, is_quantised
 
 #: The methods that compute the same on a quantised base and on the plain one it stands for, measured in both widths
 #: with peft 0.21.2. Others take the packed weights for the weights, some of them without a word (HRA, DEFT, PEANUT).

@@ -19,8 +19,8 @@ from adapters_pl.adapters.virtual_tokens import (
     parameter_names,
     reset_network,
 )
-from adapters_pl.errors import UserError
-from adapters_pl.ranges import AtLeast1, refuse_out_of_range
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.ranges import AtLeast1, refuse_out_of_range
 
 
 class _FixedLayer(DynamicLayer):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, normal
-from adapters_pl.ranges import AtLeast1
+from adapters_pl.inputs.ranges import AtLeast1
 
 Init = Literal["vocabulary", "random"]
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from adapters_pl.adapters.prompt import SoftPrompt, SoftPromptAdapter, embedding_width, virtual_token_config
 from adapters_pl.adapters.virtual_tokens import normal, reset_network
-from adapters_pl.ranges import AtLeast1, Share, refuse_out_of_range
+from adapters_pl.inputs.ranges import AtLeast1, Share, refuse_out_of_range
 
 Encoder = Literal["mlp", "lstm", "none"]
 

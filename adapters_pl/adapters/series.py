@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 
 from adapters_pl.adapters.base import attach
 from adapters_pl.adapters.bottleneck import Bottleneck, BottleneckLayer
-from adapters_pl.architectures import Architecture
-from adapters_pl.placement import Site, resolve, sublayer_sites
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.placement import Site, resolve, sublayer_sites
 
 
 class After(BottleneckLayer):

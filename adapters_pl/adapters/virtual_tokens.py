@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
-from adapters_pl.architectures import Architecture
-from adapters_pl.base_model import load_tokenizer
-from adapters_pl.errors import UserError
-from adapters_pl.placement import Site
-from adapters_pl.ranges import AtLeast1, refuse_out_of_range
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.ranges import AtLeast1, refuse_out_of_range
+from adapters_pl.models.architectures import Architecture
+from adapters_pl.models.base import load_tokenizer
+from adapters_pl.models.placement import Site
 
 
 class VirtualTokens(AdapterLayer):
@@ -94,10 +94,6 @@ class ReturnVirtual(AdapterLayer):
         """Take the argument out of the call."""
         self._tokens[0].return_virtual = kwargs.pop("return_virtual", self.by_default)
         return args, kwargs
-
-    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """Leave the output as it is."""
-        return output
 
 
 class VirtualTokenAdapter(Adapter):

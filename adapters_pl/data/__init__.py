@@ -1,6 +1,9 @@
 """The reasoning datasets: one small class each, all of them Lightning data modules."""
 
-from adapters_pl.data.arithmetic import (
+from adapters_pl.answers import SUITES, sets_of
+from adapters_pl.data.example import Example
+from adapters_pl.data.module import SETS, ReasoningDataModule, set_named
+from adapters_pl.data.sets.arithmetic import (
     GSM8K,
     MAWPS,
     SVAMP,
@@ -15,8 +18,7 @@ from adapters_pl.data.arithmetic import (
     MultiArith,
     SingleEq,
 )
-from adapters_pl.data.base import ReasoningDataModule
-from adapters_pl.data.commonsense import (
+from adapters_pl.data.sets.commonsense import (
     PIQA,
     SIQA,
     ARCChallenge,
@@ -28,10 +30,9 @@ from adapters_pl.data.commonsense import (
     OpenBookQA,
     WinoGrande,
 )
-from adapters_pl.data.instruction_json import InstructionJSON
-from adapters_pl.data.registry import SETS, SUITES, Example, set_named, sets_of
-from adapters_pl.data.suites import AlpacaCleaned, Arithmetic, Commonsense
-from adapters_pl.data.word_problems import FreshWordProblems, UnseenWordProblems, WordProblems
+from adapters_pl.data.sets.instruction_json import InstructionJSON
+from adapters_pl.data.sets.suites import AlpacaCleaned, Arithmetic, Commonsense
+from adapters_pl.data.sets.word_problems import FreshWordProblems, UnseenWordProblems, WordProblems
 
 __all__ = [
     "GSM8K",

@@ -12,7 +12,7 @@ from typing import Any
 from datasets import Dataset
 from pyarrow import ArrowInvalid, ArrowTypeError, parquet
 
-from adapters_pl.errors import UserError, first_line
+from adapters_pl.inputs.errors import UserError, first_line
 
 #: The fields of a row, in the order in which examples use them.
 FIELDS = ("id", "instruction", "input", "output", "answer")

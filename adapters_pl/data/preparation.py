@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal, Protocol
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from transformers import PreTrainedTokenizerBase
 
-from adapters_pl import contamination
-from adapters_pl.data.fetch import ROOT_VARIABLE, MissingFile
-from adapters_pl.data.registry import Example
+from adapters_pl.compat.lightning import rank_zero_info, rank_zero_only
+from adapters_pl.data import contamination
+from adapters_pl.data.example import Example, asks
+from adapters_pl.data.published import ROOT_VARIABLE, MissingFile
 from adapters_pl.data.token_cache import encoded
-from adapters_pl.data.tokenize import TokenRow, TokenTable
-from adapters_pl.errors import UserError
-from adapters_pl.evaluation import asks
-from adapters_pl.report import print_table
-
-if TYPE_CHECKING:
-    from adapters_pl.data.base import ReasoningDataModule
+from adapters_pl.data.tokens import TokenRow, TokenTable
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.tables import print_table
 
 OnOverflow = Literal["truncate", "drop", "error"]
+
+
+class Judged(Protocol):
+    """What is asked of a data module here."""
+
+    set_name: str
+    test_sets: list[str]
+    skip_missing: bool
+    contamination: contamination.Policy
+    contamination_report: dict[str, Any] | None
+    _checksums: dict[str, str]
+
+    @property
+    def sets_without_rows(self) -> tuple[str, ...]:
+        """The sets that have no test rows of their own."""
+
+    def _set(self, name: str) -> Any: ...
+
+    def examples(self, split: Literal["train", "test"]) -> list[Example]:
+        """All examples of a split."""
+
+    def distribution(self, name: str) -> Literal["in", "out"] | None:
+        """Whether training rows were drawn from set ``name``."""
 
 
 def question(example: Example) -> str:
@@ -29,8 +48,8 @@ def question(example: Example) -> str:
 
 
 def rows_of_tests(
-    data: ReasoningDataModule, names: Sequence[str], for_training: bool = False
-) -> tuple[dict[str, tuple[ReasoningDataModule, list[Example]]], list[str]]:
+    data: Judged, names: Sequence[str], for_training: bool = False
+) -> tuple[dict[str, tuple[Any, list[Example]]], list[str]]:
     """The test sets with their rows, and the names of those whose files are not at hand.
 
     Args:
@@ -79,7 +98,7 @@ def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int]
     return kept
 
 
-def guard(data: ReasoningDataModule, examples: Sequence[Example], *parts: list[int]) -> list[list[int]]:
+def guard(data: Judged, examples: Sequence[Example], *parts: list[int]) -> list[list[int]]:
     """Check the rows of ``parts`` against every set the run will be judged on, as ``data.contamination`` says.
 
     What was found is left in ``data.contamination_report``, with the checksums of the files that were compared.

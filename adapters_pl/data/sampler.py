@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from adapters_pl.errors import UserError
+from adapters_pl.compat.lightning import isolate_rng
+from adapters_pl.inputs.errors import UserError
 
 
 class StepIndices(list[int]):

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value
-from lightning.pytorch.utilities import rank_zero_info
 from pyarrow import ArrowInvalid
 from transformers import PreTrainedTokenizerBase
 
-from adapters_pl.cache import CACHE_VARIABLE, cache_folder
-from adapters_pl.data.tokenize import encode_rows
+from adapters_pl.compat.lightning import rank_zero_info
+from adapters_pl.data.tokens import encode_rows
+from adapters_pl.inputs.cache import CACHE_VARIABLE, cache_folder
 
 #: Fewer rows than this are encoded sooner than they are looked up.
 CACHE_FROM = 5000

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from typing import Final
 
-from adapters_pl.quickstart.problems import (
+from adapters_pl.data.sets.problems import (
     ADD,
     MUL,
     OPERATIONS,

@@ -17,9 +17,9 @@ import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, set_seed
 
+from adapters_pl.data.sets.problems import MAX_FACTOR, MAX_TERM, generate
 from adapters_pl.quickstart import BASE
 from adapters_pl.quickstart.corpus import documents
-from adapters_pl.quickstart.problems import MAX_FACTOR, MAX_TERM, generate
 
 VOCABULARY = 896
 CONTEXT = 1024
@@ -186,7 +186,7 @@ additions and subtractions, about a tenth of the pairs of operands, chosen by a 
 tuned model can be asked for sums it has never read. The inverse of such a fact (37 - 14 = 23 for 14 + 23)
 may occur.
 
-The word problems of `adapters_pl/quickstart/problems.py`, on which adapters are tuned, are worded otherwise
+The word problems of `adapters_pl/data/sets/problems.py`, on which adapters are tuned, are worded otherwise
 and are not in the text. Their words are, in the plain sentences, and the tokenizer has read some of them.
 
 ## Use and limits

@@ -8,7 +8,7 @@ import torch
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, UserError, load_adapter
 from adapters_pl.adapters import adapter_layers
 from tests.conftest import tiny_model
-from tests.test_module import fit, trainer
+from tests.helpers.training import fit, trainer
 
 
 def test_the_equation():
@@ -121,7 +121,7 @@ def test_the_default_in_llama_7b_has_the_papers_number_of_parameters():
     """Planned on the meta device: q, k, v (4096 x 4096), up and down (4096 x 11008), rank 32, 32 layers."""
     from transformers import LlamaConfig
 
-    from adapters_pl.base_model import meta_model
+    from adapters_pl.models.base import meta_model
 
     model, adapter = meta_model(LlamaConfig()), LoRA()
     adapter.attach_to(model, seed=None)
@@ -186,7 +186,7 @@ def test_a_taken_name_is_refused():
     linear = model.model.layers[0].self_attn.q_proj
     from adapters_pl.adapters.base import attach
     from adapters_pl.adapters.lora import LoRALayer
-    from adapters_pl.placement import Site
+    from adapters_pl.models.placement import Site
 
     layer = LoRALayer(Site("x", 0, 32, 32), 2, 2.0, 0.0, "kaiming", torch.device("cpu"))
     with pytest.raises(UserError, match="Two adapters are named 'default'"):
@@ -333,7 +333,7 @@ def test_a_trained_bias_takes_the_place_of_the_bases():
 @pytest.mark.parametrize("parts", [["q"], ["v", "k"], ["q", "k", "v"]])
 @pytest.mark.parametrize("name", ["llama_gqa", "gpt2", "bloom", "gpt_neox", "phi3", "falcon", "opt"])
 def test_parts_change_the_same_rows_in_fused_and_in_separate_projections(name, parts):
-    from adapters_pl.architectures import architecture_of
+    from adapters_pl.models.discovery import architecture_of
 
     model = tiny_model(name)
     arch = architecture_of(model)

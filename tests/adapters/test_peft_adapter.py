@@ -23,12 +23,12 @@ from adapters_pl import (
 )
 from adapters_pl.adapters import activate, adapter_layers
 from adapters_pl.adapters.base import describe_adapter
-from adapters_pl.base_model import fingerprint, meta_model
-from adapters_pl.checkpoint import build_adapter
-from adapters_pl.cli import main
-from tests.adapters.test_matrix import logits, perturb, tokens
+from adapters_pl.cli.main import main
+from adapters_pl.models.base import fingerprint, meta_model
+from adapters_pl.training.checkpoint import build_adapter
 from tests.conftest import tiny_config, tiny_model
-from tests.test_module import fit, trainer
+from tests.helpers.methods import logits, perturb, tokens, untouched
+from tests.helpers.training import fit, trainer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,9 +70,9 @@ def cell(request):
     """A model with an injected adapter, its twin without, the adapter, and whether step 0 is the identity."""
     method, arch = request.param
     make, identity = CONFIGS[method]
-    base = tiny_model(arch)
-    model = copy.deepcopy(base)
-    adapter = PEFTAdapter(make())
+    base = untouched(arch)
+    model, adapter = copy.deepcopy(base), PEFTAdapter(make())
+    torch.manual_seed(0)
     assert adapter.attach_to(model, seed=1)
     return model.eval(), base, adapter, identity
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from adapters_pl import LoRA, ParallelAdapter, PrefixTuning, PTuning, UserError, activate, load_adapter, save_adapter
-from tests.adapters.test_matrix import logits, perturb
 from tests.conftest import tiny_model
+from tests.helpers.methods import logits, perturb
 
 METHODS = {"low": lambda: LoRA(4, 8), "beside": lambda: ParallelAdapter(8), "prefix": lambda: PrefixTuning(3)}
 METHODS["soft"] = lambda: PTuning(3)

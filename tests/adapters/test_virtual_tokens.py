@@ -10,8 +10,8 @@ from transformers import DynamicCache
 
 from adapters_pl import PrefixTuning, PromptTuning, PTuning, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers
-from tests.adapters.test_matrix import logits, perturb, tokens
 from tests.conftest import TINY, tiny_model, tiny_tokenizer
+from tests.helpers.methods import logits, perturb, tokens
 
 METHODS = {"prefix": PrefixTuning, "prompt": PromptTuning, "ptuning": PTuning}
 TEXT = "the answer is how many apples"

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from adapters_pl.data.fetch import find_file
 from adapters_pl.data.files import read_rows
-from adapters_pl.errors import UserError
+from adapters_pl.data.published import find_file
+from adapters_pl.inputs.errors import UserError
 
 
 @pytest.fixture

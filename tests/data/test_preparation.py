@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from transformers import PretrainedConfig
 
 from adapters_pl.data import Arithmetic, InstructionJSON, MathQA, WordProblems, preparation
 from adapters_pl.data import set_named as named
-from adapters_pl.data.arithmetic import corrupted_options
+from adapters_pl.data.questions import Reader
+from adapters_pl.data.sets.arithmetic import corrupted_options
 from adapters_pl.data.sources import blob_sha1
-from adapters_pl.errors import UserError
+from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, shared
 
 ASKED = [
@@ -41,18 +40,7 @@ def make(tmp_path, tokenizer):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(json.dumps(rows))
         data = named(name)(root=str(tmp_path), **{"val_size": 2, "template": "plain", **options})
-        data.trainer = SimpleNamespace(
-            world_size=1,
-            global_rank=0,
-            strategy=None,
-            lightning_module=SimpleNamespace(
-                tokenizer=tokenizer,
-                config=PretrainedConfig(max_position_embeddings=512),
-                monitor="val_loss",
-                virtual_tokens=0,
-            ),
-            state=SimpleNamespace(fn="fit"),
-        )
+        data.connect(Reader(tokenizer, 512))
         return data
 
     return make
@@ -140,11 +128,11 @@ def test_held_out_rows_are_not_compared_with_their_own_file(tmp_path, told, make
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(ROWS))
     data = InstructionJSON(path=str(path), val_size=2, template="plain")
-    data.trainer = make("AddSub", {}).trainer
+    data.connect(make("AddSub", {}).reader)
     data.setup("fit")
     assert data.contamination_report["sets"] == {}
     tested = InstructionJSON(path=str(path), test_path=str(path), val_size=2, template="plain")
-    tested.trainer = data.trainer
+    tested.connect(data.reader)
     with pytest.raises(UserError, match="30 of 30 training rows are test rows of mine"):
         tested.setup("fit")
 

@@ -14,7 +14,7 @@ from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import Dataset
 
 from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
-from adapters_pl.errors import UserError
+from adapters_pl.inputs.errors import UserError
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
 COUNTS = st.lists(st.integers(0, 9), max_size=40)

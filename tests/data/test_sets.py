@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
-from transformers import PretrainedConfig
 
 from adapters_pl.answers import extract, protocol_named
 from adapters_pl.data import (
@@ -20,9 +18,10 @@ from adapters_pl.data import (
     WordProblems,
 )
 from adapters_pl.data import set_named as named
-from adapters_pl.errors import UserError
-from adapters_pl.evaluation import judge_one
-from adapters_pl.generation import Generation
+from adapters_pl.data.questions import Reader
+from adapters_pl.evaluation.generation import Generation
+from adapters_pl.evaluation.judging import judge_one
+from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, shared
 
 STRICT = protocol_named("strict")
@@ -31,22 +30,10 @@ STATEMENTS = ["the correct answer is {}", "We see that.\nThe answer is {}.", "An
 
 @pytest.fixture
 def attach(tokenizer):
-    """Give a data module a stand-in for its trainer."""
+    """Tell a data module who reads its rows."""
 
     def attach(data):
-        data.trainer = SimpleNamespace(
-            world_size=1,
-            global_rank=0,
-            accumulate_grad_batches=1,
-            strategy=None,
-            lightning_module=SimpleNamespace(
-                tokenizer=tokenizer,
-                config=PretrainedConfig(max_position_embeddings=512),
-                monitor="val_loss",
-                virtual_tokens=0,
-            ),
-            state=SimpleNamespace(fn="fit"),
-        )
+        data.connect(Reader(tokenizer, 512))
         return data
 
     return attach

@@ -8,11 +8,10 @@ from hypothesis import strategies as st
 
 from adapters_pl.data import token_cache
 from adapters_pl.data.token_cache import encoded, fingerprint
-from adapters_pl.data.tokenize import TokenRow, TokenTable, TrainingRows, encode_prompt, encode_response, fit_to_cutoff
+from adapters_pl.data.tokens import TokenRow, TokenTable, TrainingRows, encode_prompt, encode_response, fit_to_cutoff
 from tests.conftest import tiny_tokenizer
-from tests.data.test_tokenize import TEXT, closing_tokenizer, spacing_tokenizer
+from tests.helpers.texts import TEXT
 
-__all__ = ["closing_tokenizer", "spacing_tokenizer"]
 PROPERTY = settings(max_examples=60, deadline=None, derandomize=True)
 PAIRS = st.lists(st.tuples(TEXT, TEXT.filter(bool)), min_size=1, max_size=12)
 SPELT = st.lists(st.tuples(st.text("abc", min_size=1, max_size=6), st.text("abc", min_size=1, max_size=6)), min_size=1)

@@ -17,8 +17,8 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
 from adapters_pl import CausalLMModule, InstructionJSON, PEFTAdapter
-from adapters_pl.strategies import FullyShardedStrategy, whole
-from tests.adapters.test_matrix import METHODS
+from adapters_pl.training.strategies import FullyShardedStrategy, full_value
+from tests.helpers.methods import METHODS
 
 STEPS, ACCUMULATE = 20, 2
 #: Large enough that an adapter moves, small enough that training is no chaos, which makes rounding grow.
@@ -37,7 +37,7 @@ class First(Callback):
 
     def on_train_start(self, trainer, pl_module):
         state = pl_module.state_dict()  # sharded parameters are whole while the model computes, and shards here
-        self.state = {name: whole(value).clone() for name, value in state.items()}
+        self.state = {name: full_value(value).clone() for name, value in state.items()}
         self.losses = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from lightning.pytorch import Callback
 
-from adapters_pl import checkpoint_io
-from adapters_pl.errors import UserError
-from tests import kill_resume
-from tests.kill_resume import fork, load, train
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.training import checkpoint_io
+from tests.helpers import kill_resume
+from tests.helpers.kill_resume import fork, load, train
 
 TWO = {"strategy": "ddp", "devices": 2}
 USER_ERROR, STOPPED = 3, 4

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "GLOO_SOCKET_IFNAME": "lo"}
+from tests.helpers.processes import ENVIRONMENT, free_port
 
 
 def run(folder, command, processes, *arguments):
@@ -80,7 +79,7 @@ def test_accuracy_is_exact_across_processes(tmp_path):
     program = tmp_path / "count.py"
     program.write_text(
         "import os, sys, torch, torch.distributed as dist\n"
-        "from adapters_pl.metrics import AnswerAccuracy\n"
+        "from adapters_pl.evaluation.metrics import AnswerAccuracy\n"
         "dist.init_process_group('gloo')\n"
         "metric = AnswerAccuracy()\n"
         "metric.update([True] * 3 if dist.get_rank() else [False, True, True, False, False])\n"
@@ -88,18 +87,10 @@ def test_accuracy_is_exact_across_processes(tmp_path):
         "dist.destroy_process_group()\n"
     )
     environment = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "2"}
-    environment |= {"MASTER_PORT": str(_free_port()), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    environment |= {"MASTER_PORT": str(free_port()), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     processes = [
         subprocess.Popen([sys.executable, program], env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1].decode() for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-
-
-def _free_port():
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]

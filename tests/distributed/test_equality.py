@@ -13,10 +13,10 @@ import torch
 from transformers import AutoTokenizer
 
 from adapters_pl import CausalLMModule, UserError, load_adapter
-from adapters_pl.checkpoint import read_checkpoint
+from adapters_pl.compat.dcp import load
 from adapters_pl.data.sampler import StepSampler
-from adapters_pl.sharded_checkpoint import load
-from tests.distributed.test_ddp import ENVIRONMENT, _free_port
+from adapters_pl.training.checkpoint import read_checkpoint
+from tests.helpers.processes import ENVIRONMENT, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["lora", "lora-dora", "lora-pissa", "series", "parallel", "ia3", "prefix", "prompt", "ptuning", "peft-loha"]
@@ -25,7 +25,7 @@ METHODS = ["lora", "lora-dora", "lora-pissa", "series", "parallel", "ia3", "pref
 def launch(processes, **settings):
     """Run ``equality.py`` on so many processes, launched as torchrun does."""
     common = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    common |= {"MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
     started = []
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "equality"}
@@ -135,7 +135,7 @@ def test_a_sharded_checkpoint_loads_on_one_process(tmp_path, make_base, rows, on
 
 
 def test_a_sharded_run_is_tested_and_goes_on_without_shards(tmp_path, make_base, rows):
-    sharded = ["--trainer.strategy.class_path", "adapters_pl.strategies.FullyShardedStrategy"]
+    sharded = ["--trainer.strategy.class_path", "adapters_pl.training.strategies.FullyShardedStrategy"]
     sharded += ["--trainer.strategy.init_args.save_distributed_checkpoint", "true", "--trainer.devices", "2"]
     alone = ["--trainer.devices", "1", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
     own = ["--model.base", str(make_base()), "--data", "InstructionJSON", "--data.path", str(rows), "--adapter", "LoRA"]

@@ -25,7 +25,7 @@ def jobs():
 
 
 def test_a_killed_run_goes_on_bit_for_bit_as_if_it_had_not_been(jobs):
-    """``python tests/kill_resume.py`` does this at twenty moments."""
+    """``python tests/helpers/kill_resume.py`` does this at twenty moments."""
     assert "3 of 3 equal; 3 killed after the first checkpoint, 1 within the writing of one" in jobs["table"]
     assert all(kind in jobs["table"] for kind in ("one process", "2 processes", "command line"))
     assert jobs["wrong"] == 0

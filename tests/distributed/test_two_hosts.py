@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from tests.distributed.test_ddp import ENVIRONMENT
+from tests.helpers.processes import ENVIRONMENT
 
 ADDRESSES = ("10.231.7.1", "10.231.7.2")
 
@@ -167,7 +167,10 @@ def test_a_killed_node_ends_the_other_and_the_job_resumes(
 
 @pytest.mark.parametrize(
     ("strategy", "port"),
-    [("lightning.pytorch.strategies.DDPStrategy", 29615), ("adapters_pl.strategies.FullyShardedStrategy", 29616)],
+    [
+        ("lightning.pytorch.strategies.DDPStrategy", 29615),
+        ("adapters_pl.training.strategies.FullyShardedStrategy", 29616),
+    ],
     ids=["ddp", "fsdp"],
 )
 def test_a_network_that_falls_silent_ends_both_within_the_timeout(tmp_path, hosts, make_base, rows, strategy, port):

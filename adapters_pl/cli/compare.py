@@ -1,0 +1,210 @@
+"""``compare``: test results of several runs side by side, and whether their differences could be chance."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from adapters_pl.cli.main import DONE
+from adapters_pl.cli.options import parsed
+from adapters_pl.evaluation.metrics import mcnemar_exact, paired_bootstrap
+from adapters_pl.evaluation.report import percent, points
+from adapters_pl.evaluation.results import DIGEST, digest
+from adapters_pl.inputs.errors import UserError, did_you_mean
+from adapters_pl.inputs.tables import print_table
+from adapters_pl.runs.run import Run
+
+Answers = dict[str, bool]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """What one run's tests left.
+
+    Attributes:
+        name: of the run.
+        results: ``results.json``.
+        answers: whether each row was answered rightly, by set and the row's id and gold answer.
+    """
+
+    name: str
+    results: dict[str, Any]
+    answers: dict[str, Answers]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One set in two runs, over the rows that both answered.
+
+    Attributes:
+        set: published name.
+        first: the run compared with.
+        second: the other run.
+        n: rows common to both.
+        accuracies: of the first and the second on those, in 0..1.
+        better: rows that only the second is right on.
+        worse: rows that only the first is right on.
+        interval: 95% bootstrap interval of the second's accuracy less the first's.
+        p: of McNemar's exact test, two-sided.
+    """
+
+    set: str
+    first: str
+    second: str
+    n: int
+    accuracies: tuple[float, float]
+    better: int
+    worse: int
+    interval: tuple[float, float]
+    p: float
+
+
+def read_run(path: Path) -> Tested:
+    """The results and predictions below ``path``.
+
+    Raises:
+        UserError: it is no run, it was not tested, a file is not as it should be, or predictions are not those that
+            the figures were counted from.
+    """
+    file = path / "results.json"
+    if not file.exists():
+        raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...")
+    results = Run(path).results()
+    if "sets" not in results or not isinstance(results.get("data") or {}, dict):
+        raise UserError(f"{file} is not what a test writes; test the run again.")
+    answers = {
+        name: _answers(path / "predictions" / f"{name}.jsonl", figures) for name, figures in results["sets"].items()
+    }
+    return Tested(path.name, results, {name: rows for name, rows in answers.items() if rows})
+
+
+def _answers(file: Path, figures: dict[str, Any]) -> Answers:
+    if not file.exists():
+        return {}
+    if not file.is_file():
+        raise UserError(f"{file}: is no file; test the run again.")
+    content = file.read_bytes()
+    answers: Answers = {}
+    right = 0
+    lines = content.decode("utf-8", "replace").removesuffix("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+            # A row with the same name but another answer is another row.
+            answers[json.dumps([record["id"], record["gold"]])] = bool(record["correct"])
+            right += bool(record["correct"])
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise UserError(f"{file}: line {number} is no prediction ({error!r}); test the run again.") from error
+    if DIGEST in figures:
+        belongs = digest(content) == figures[DIGEST]
+    else:  # of an earlier version
+        accuracy = figures.get("accuracy", right / len(lines))
+        belongs = len(lines) == figures["n"] and math.isclose(accuracy, right / len(lines))
+    if not belongs:
+        raise UserError(f"{file} does not belong to the figures in results.json: test the run again.")
+    return answers
+
+
+def compare(first: Tested, second: Tested, seed: int = 0) -> list[Comparison]:
+    """Every set that both runs were tested on, over the rows common to both; sets without such rows are left out."""
+    found = []
+    for name in first.answers:
+        rows = [row for row in first.answers[name] if row in second.answers.get(name, {})]
+        if not rows:
+            continue
+        before = [first.answers[name][row] for row in rows]
+        after = [second.answers[name][row] for row in rows]
+        better = sum(b and not a for a, b in zip(before, after, strict=True))
+        worse = sum(a and not b for a, b in zip(before, after, strict=True))
+        found.append(
+            Comparison(
+                name,
+                first.name,
+                second.name,
+                len(rows),
+                (sum(before) / len(rows), sum(after) / len(rows)),
+                better,
+                worse,
+                paired_bootstrap(before, after, seed),
+                mcnemar_exact(better, worse),
+            )
+        )
+    return found
+
+
+def differences(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    """What two runs' results do not share and should, for their accuracies to be compared."""
+    notes = []
+    for name in first["sets"].keys() & second["sets"].keys():
+        one, other = (
+            results["sets"][name].get("settings", {}).get("protocol", results.get("protocol"))
+            for results in (first, second)
+        )
+        if one != other:
+            notes.append(f"{name}: they differ in protocol: {one} and {other}")
+    before, after = (results.get("data") or {} for results in (first, second))
+    if changed := [path for path in before if after.get(path, before[path]) != before[path]]:
+        notes.append(f"they read different files by the name of {', '.join(changed)}")
+    return notes
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> Table:
+    """Set, rows in common, both accuracies, the difference with its interval, the changed rows, p."""
+    first, second = comparisons[0].first, comparisons[0].second
+    table = Table(title=f"{second} against {first} (the first), in %", title_justify="left")
+    for heading in ("set", "rows", "first", "second", "difference", "95% interval", "only first", "only second", "p"):
+        # Nothing is cut short where the terminal is narrow: sets that begin alike have to be told apart.
+        table.add_column(heading, justify="left" if heading == "set" else "right", overflow="fold")
+    for c in comparisons:
+        low, high = c.interval
+        table.add_row(
+            c.set,
+            str(c.n),
+            percent(c.accuracies[0]),
+            percent(c.accuracies[1]),
+            points(c.accuracies[1], c.accuracies[0]),
+            f"{100 * low:+.1f} to {100 * high:+.1f}",
+            str(c.worse),
+            str(c.better),
+            f"{c.p:.3g}",
+        )
+    return table
+
+
+def find_run(name: str, root: Path) -> Path:
+    """The run's directory: a path, or a run's name below ``root``.
+
+    Raises:
+        UserError: there is none; the message offers the nearest names.
+    """
+    for path in (Path(name), root / name):
+        if path.is_dir():
+            return path
+    known = [path.parent.name for path in root.glob("*/results.json")]
+    raise UserError(f"run '{name}' is not there, nor in {root}: {did_you_mean(name, known)}")
+
+
+def main(command: str, arguments: list[str], debug: bool = False) -> int:
+    """Compare the first run with each of the others."""
+    options = parsed(command, arguments)
+    if options is None:
+        return DONE
+    if options.seed < 0:
+        raise UserError(f"--seed is {options.seed}; it must be at least 0.")
+    if len(options.runs) < 2:
+        raise UserError("compare takes two runs or more: adapters-pl compare RUN RUN ...")
+    first, *others = [read_run(find_run(name, options.root)) for name in options.runs]
+    for other in others:
+        found = compare(first, other, options.seed)
+        if not found:
+            raise UserError(f"{first.name} and {other.name} have no tested row in common.")
+        print_table(comparison_table(found))
+        for note in differences(first.results, other.results):
+            print(f"note: {note}")
+    return DONE

@@ -1,0 +1,541 @@
+"""What every dataset shares: from rows to examples, prompts, batches and judged answers.
+
+A dataset class is declarations, and an ``example`` of its own only if its rows need one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+import torch
+from datasets import Dataset
+from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase
+
+from adapters_pl.answers import SPECS, SUITES, Kind, SetSpec, protocol_named, sets_of, spec_named
+from adapters_pl.compat.lightning import rank_zero_info
+from adapters_pl.data.contamination import Policy
+from adapters_pl.data.example import Example
+from adapters_pl.data.files import FIELDS, as_dataset, read_rows
+from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised, without_repeats
+from adapters_pl.data.published import check_published, find_file
+from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
+from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
+from adapters_pl.data.sources import sources
+from adapters_pl.data.tokens import Collate, TokenTable, TrainingRows
+from adapters_pl.inputs.errors import UserError, did_you_mean
+from adapters_pl.inputs.masking import masked_values
+from adapters_pl.inputs.ranges import AtLeast0, AtLeast1, AtLeast8, NotNegative, refuse_out_of_range
+from adapters_pl.inputs.terminal import leave_signals_to_the_parent
+from adapters_pl.prompts import check_template
+
+Split = Literal["train", "test"]
+AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
+
+
+#: Every data module's class by its set's published name; filled as classes are defined.
+SETS: dict[str, type[ReasoningDataModule]] = {}
+
+
+def set_named(name: str) -> type[ReasoningDataModule]:
+    """The class of a published name or a class's name; raises ``UserError`` with the nearest names."""
+    return SETS[spec_named(name).name]
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How several processes share the rows.
+
+    Attributes:
+        rank: which of them this is.
+        count: how many there are.
+        answer_together: every one of them answers every row, as the parts of one model must.
+        accumulate: batches of each in an optimizer step.
+        limit: of batches in an epoch, as Lightning's ``limit_train_batches``.
+    """
+
+    rank: int = 0
+    count: int = 1
+    answer_together: bool = False
+    accumulate: int = 1
+    limit: int | float = 1.0
+
+
+class ReasoningDataModule(LightningDataModule):
+    """A reasoning dataset in the published layout: rows of ``instruction, input, output, answer``.
+
+    They lie in ``dataset/<Name>/{train,test}.json`` and ``ft-training_set/*.json``.
+
+    Args:
+        root: the folder with ``dataset`` and ``ft-training_set`` (else what ``ADAPTERS_PL_DATA`` names, or here).
+        files: published files that lie elsewhere: where, by their path in that layout
+            (``{ft-training_set/math_10k.json: my/own.json}``).
+        template: the prompt, by its name in ``adapters_pl.prompts``; ``chat`` is the tokenizer's own.
+        system: the system's text in the chat template; the template's own if not given.
+        thinking: the chat template's switch for reasoning models; theirs if not given.
+        protocol: how answers are asked for, read and judged: ``strict``, ``llm_adapters`` or ``loglikelihood``.
+        shots: worked examples before each tested question, drawn by ``seed`` from the training rows.
+        samples: sampled answers to each question; their majority counts, and pass@k is reported.
+        temperature: of sampling; 0.7 if there are several samples, else nothing is sampled.
+        batch_size: training rows per process and batch.
+        eval_batch_size: rows per process and batch when answers are generated.
+        cutoff: the longest training row in tokens (at most the model's context).
+        on_overflow: what to do with a longer one: ``truncate`` its prompt from the left (and drop it if its response
+            alone is too long), ``drop`` it, or treat it as an ``error``.
+        packing: put the training rows of a batch end to end into sequences of up to ``cutoff`` tokens, where each row
+            sees itself alone: the same loss with less padding.
+        train_on_prompt: also learn the prompt's tokens.
+        val_size: rows held out of training for validation, at most a tenth of them; drawn by ``seed``,
+            from the rows beyond ``limit_train`` if there are enough.
+        limit_train: only the first so many training rows.
+        limit_test: only the first so many rows of each test set.
+        test_sets: the sets to test on, by published name or suite, instead of the dataset's own.
+        skip_missing: go on without the test sets whose files are not at hand.
+        contamination: what to do with training rows that are rows of a set the run will be judged on, or nearly:
+            refuse to train (``error``), leave them out (``drop``), or train on them (``allow``).
+        max_new_tokens: the most tokens of an answer; by the kind of set if not given.
+        num_workers: processes that load batches.
+        seed: of the validation rows and of the order of training rows.
+    """
+
+    #: What the set is; a class that has none is no set but a way of reading rows.
+    spec: ClassVar[SetSpec] = SetSpec("")
+    #: What is read of ``spec``; a class may find some of it in its files instead.
+    set_name: str = ""
+    kind: Kind = "text"
+    options: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "spec" not in vars(cls):
+            return
+        cls.spec = replace(cls.spec, called=cls.__name__)
+        cls.set_name, cls.kind, cls.options = cls.spec.name, cls.spec.kind, cls.spec.options
+        if cls.spec.name not in SUITES:
+            SPECS.setdefault(cls.spec.name, cls.spec)
+            SETS.setdefault(cls.spec.name, cls)
+
+    def __init__(
+        self,
+        root: str | None = None,
+        files: dict[str, str] | None = None,
+        template: str = "alpaca",
+        system: str | None = None,
+        thinking: bool | None = None,
+        protocol: str = "strict",
+        shots: AtLeast0 = 0,
+        samples: AtLeast1 = 1,
+        temperature: NotNegative | None = None,
+        batch_size: AtLeast1 = 4,
+        eval_batch_size: AtLeast1 = 8,
+        cutoff: AtLeast8 = 256,
+        on_overflow: OnOverflow = "truncate",
+        packing: bool = False,
+        train_on_prompt: bool = False,
+        val_size: AtLeast0 = 120,
+        limit_train: AtLeast1 | None = None,
+        limit_test: AtLeast1 | None = None,
+        test_sets: list[str] | None = None,
+        skip_missing: bool = False,
+        contamination: Policy = "error",
+        max_new_tokens: AtLeast1 | None = None,
+        num_workers: AtLeast0 = 0,
+        seed: AtLeast0 = 42,
+    ) -> None:
+        super().__init__()
+        refuse_out_of_range("data.", ReasoningDataModule.__init__, locals())
+        if test_sets is not None and not test_sets:
+            raise UserError("data.test_sets is empty: name the sets to test on, or leave it out.")
+        for name in files or {}:
+            if name not in sources():
+                raise UserError(f"data.files: there is no published file '{name}': {did_you_mean(name, sources())}")
+        check_template(template)  # a misspelt name fails here and not after the model is loaded
+        self.protocol = protocol_named(protocol)
+        self.shots = shots
+        self.samples = samples
+        self.temperature = temperature if temperature is not None else 0.7 if samples > 1 else 0.0
+        if samples > 1 and not self.temperature:
+            raise UserError(f"data.samples is {samples}, but at temperature 0 they would all be the same.")
+        if self.temperature and not self.protocol.samples:
+            raise UserError(f"data.samples and data.temperature go with protocol strict; {protocol} never samples.")
+        self.system = system
+        self.thinking = thinking
+        self.root = root
+        self.files = files
+        self.template = template
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.cutoff = cutoff
+        self.on_overflow = on_overflow
+        self.packing = packing
+        self.train_on_prompt = train_on_prompt
+        self.val_size = val_size
+        self.limit_train = limit_train
+        self.limit_test = limit_test
+        self.test_sets = sets_of(test_sets or self.spec.judged_on) or [self.set_name]
+        self.skip_missing = skip_missing
+        #: The test sets that are left out because their files are not at hand.
+        self.missing_sets: list[str] = []
+        self.contamination: Policy = contamination
+        #: What the guard found before training (see ``adapters_pl.data.contamination.report``).
+        self.contamination_report: dict[str, Any] | None = None
+        for name in self.test_sets:
+            if name != self.set_name:
+                spec_named(name)
+        self.max_new_tokens = max_new_tokens
+        self.num_workers = num_workers
+        self.seed = seed
+        self.training: TrainingRows | None = None
+        self.validation: TrainingRows | None = None
+        self._checksums: dict[str, str] = {}
+        #: Who reads the rows, and how processes share them; :meth:`connect` says it.
+        self.reader: Reader | None = None
+        self.processes = Processes()
+        self._vocabulary: int | None = None
+        self._one_sequence = False
+        self._validates_answers = False
+        self._stage = ""
+        self._asked: dict[str, tuple[ReasoningDataModule, Questions]] = {}
+
+    def connect(
+        self,
+        reader: Reader,
+        processes: Processes | None = None,
+        *,
+        vocabulary: int | None = None,
+        one_sequence: bool = False,
+        validates_answers: bool = False,
+    ) -> None:
+        """Say what the rows are made for; the module does it before they are read, and again when it has its model.
+
+        Args:
+            reader: the tokenizer, and how long a text may be.
+            processes: how several of them share the rows; this one has them all if not given.
+            vocabulary: the tokens that the base knows; a row with another is refused. Not looked at if not given.
+            one_sequence: packed rows of a batch have to lie in a single sequence.
+            validates_answers: validation rows are answered, too.
+        """
+        self.reader = reader
+        self.processes = processes or Processes()
+        self._vocabulary, self._one_sequence = vocabulary, one_sequence
+        self._validates_answers = validates_answers
+
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """What a data module of one's own hands to loggers by ``save_hyperparameters``, without secrets."""
+        return masked_values(super().hparams_initial)
+
+    # ---- what a dataset may write itself
+
+    def rows(self, split: Split) -> Dataset:
+        """The rows of a split, in the file's order.
+
+        Raises:
+            UserError: the set has no such file, or the file is not as it should be.
+        """
+        relative = self.spec.train if split == "train" else self.spec.test
+        if relative is None:
+            raise UserError(self._no_file(split))
+        path = find_file(self.root, relative, self.set_name, self.files)
+        self._checksums[relative] = check_published(path, relative, self.set_name)
+        columns = self.spec.columns if split == "train" else {}
+        # A file with columns of its own may mix types in those that nothing reads.
+        return as_dataset(read_rows(path, columns), path, FIELDS if columns else None)
+
+    def example(self, row: dict[str, Any], index: int) -> Example:
+        """One row as an :class:`Example`; ``index`` counts the file's rows from 0."""
+        kind, options = self.kind_of(row)
+        return Example(
+            id=str(row["id"]) if row.get("id") is not None else f"{self.set_name}-{index}",
+            set=self.set_name,
+            instruction=row["instruction"],
+            input=row.get("input") or "",
+            response=row.get("output") or row.get("answer") or "",
+            answer=row.get("answer"),
+            kind=kind,
+            options=options,
+        )
+
+    def kind_of(self, row: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
+        """The kind of a row's answer and its options; the set's own, unless it is a mixture."""
+        return self.kind, self.options
+
+    # ---- for everyone
+
+    def examples(self, split: Split) -> list[Example]:
+        """All examples of a split; needs no model, so a notebook can look at the data first."""
+        examples = [self.example(row, index) for index, row in enumerate(self.rows(split))]
+        examples = [example if example.kind else replace(example, kind=self.kind) for example in examples]
+        first: dict[str, int] = {}
+        for number, example in enumerate(examples, start=1):
+            earlier = first.setdefault(example.id, number)
+            if earlier != number:
+                raise UserError(
+                    f"{self.set_name}: rows {earlier} and {number} have the same id '{example.id}'; give each row its "
+                    "own, or leave 'id' out."
+                )
+        return examples
+
+    def prompt(self, example: Example) -> str:
+        """The text that the model is given for ``example`` in training."""
+        return self.asking.prompt(self._tokenizer, example, template=self.template)
+
+    def test_prompt(self, example: Example, shots: Sequence[Example] = ()) -> str:
+        """The text that the model is given when it is tested: the protocol may have a template of its own."""
+        return self.asking.prompt(self._tokenizer, example, shots)
+
+    @property
+    def asking(self) -> Asking:
+        """How sets are asked."""
+        return Asking(
+            self.protocol,
+            self.template,
+            self.system,
+            self.thinking,
+            self.shots,
+            self.samples,
+            self.temperature,
+            self.max_new_tokens,
+            self.seed,
+        )
+
+    def questions(self, name: str) -> Questions | None:
+        """Set ``name`` as it is asked, or nothing where it is not."""
+        return self._asked[name][1] if name in self._asked else None
+
+    @property
+    def validation_set(self) -> str:
+        """The name under which the validation rows are answered."""
+        return f"{self.set_name}-validation"
+
+    @property
+    def eval_sets(self) -> list[str]:
+        """The sets that are tested, in the order of their data loaders."""
+        return [name for name in self.test_sets if name not in self.missing_sets]
+
+    @property
+    def sets_without_rows(self) -> tuple[str, ...]:
+        """The set itself, where it has no test rows of its own that training rows could be among."""
+        return () if self.spec.test or type(self).rows is not ReasoningDataModule.rows else (self.set_name,)
+
+    @property
+    def checksums(self) -> dict[str, str]:
+        """The git blob SHA-1 of every published file that was read, by its path in the published layout."""
+        owners = [self, *(owner for owner, _ in self._asked.values())]
+        return {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
+
+    def distribution(self, name: str) -> Literal["in", "out"] | None:
+        """Whether set ``name`` is one that the training rows were drawn from; ``None`` where that is not known."""
+        drawn_from = self.spec.drawn_from
+        if not drawn_from and self.spec.train and not self.spec.judged_on:
+            drawn_from = (self.set_name,)
+        if not drawn_from:
+            return None
+        return "in" if name in drawn_from else "out"
+
+    # ---- Lightning's hooks
+
+    def setup(self, stage: str) -> None:
+        """Read and tokenise what ``stage`` needs. Runs before the base's weights are loaded."""
+        self._stage = stage
+        if connect := getattr(getattr(self.trainer, "lightning_module", None), "connect", None):
+            connect(self)
+        if stage in ("fit", "validate"):
+            self._setup_training(stage)
+        else:
+            found, self.missing_sets = rows_of_tests(self, self.test_sets)
+            for name, (owner, examples) in found.items():
+                examples = examples[: self.limit_test]
+                self._ask(name, owner, dict(enumerate(examples)), need_gold=stage == "test")
+
+    def train_dataloader(self) -> StepLoader:
+        """Batches in optimizer steps, see :class:`StepSampler`; a resumed run goes on where it stopped."""
+        assert self.training is not None
+        place = self.processes
+        sampler = StepSampler(
+            self.training.label_counts(),
+            self.batch_size,
+            place.rank,
+            place.count,
+            place.accumulate,
+            self.seed,
+            limit=place.limit,
+        )
+        return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
+
+    def training_collate(self) -> Collate:
+        """What makes training rows into batches."""
+        collate = self._collate()
+        if self.packing:
+            collate.pack_to, collate.one_sequence = self._longest, self._one_sequence
+        return collate
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """The validation rows; none if ``val_size`` is 0."""
+        if self.validation is None or not len(self.validation):
+            if self._stage == "validate":
+                raise UserError("There are no validation rows: set --data.val_size above 0.")
+            return []
+        return self._eval_loader(self.validation, [row.length for row in self.validation.rows])
+
+    def test_dataloader(self) -> list[DataLoader]:
+        """One loader a test set, in the order of ``eval_sets``."""
+        loaders = []
+        for name in self.eval_sets:
+            rows = self._asked[name][1].rows
+            loaders.append(self._eval_loader(TrainingRows(rows), [len(row.prompt) for row in rows]))
+        return loaders
+
+    def predict_dataloader(self) -> list[DataLoader]:
+        """The same loaders as for a test; the rows need no gold answer."""
+        return self.test_dataloader()
+
+    # ---- inside
+
+    def _no_file(self, split: Split) -> str:
+        if split == "test":
+            return f"{self.set_name} has no test file: name the sets to test on with --data.test_sets."
+        trained_by = sorted(
+            other.__name__
+            for other in SETS.values()
+            if other.spec.train
+            and (self.set_name in other.spec.judged_on or self.spec.judged_on == other.spec.judged_on != ())
+        )
+        sets = f"train on {' or '.join(trained_by)}, judged on it, or " if trained_by else ""
+        return (
+            f"{self.set_name} has no training file, so it can only be tested: {sets}"
+            "train on your own file with --data InstructionJSON --data.path FILE."
+        )
+
+    def _set(self, name: str) -> ReasoningDataModule:
+        return self if name == self.set_name else set_named(name)(root=self.root, files=self.files)
+
+    def _setup_training(self, stage: str) -> None:
+        examples = self.examples("train")
+        train, held_out = self.division(examples, check=stage == "fit")
+        if held_out and (stage == "validate" or self._validates_answers):
+            self._ask_validation_rows({row: examples[row] for row in held_out}, refuse=stage == "fit")
+        found = self.questions(self.validation_set)
+        asked = found.prompts if found else {}
+        self.training = TrainingRows(self._tokenised(examples, train), self.train_on_prompt)
+        self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, asked)
+
+    def _ask_validation_rows(self, held_out: dict[int, Example], refuse: bool) -> None:
+        """Ask the held-out rows that have a gold answer as a test would ask them."""
+        gold = {row: example for row, example in held_out.items() if example.answer is not None}
+        if gold:
+            self._ask(self.validation_set, self, gold, need_gold=True)
+        if len(gold) == len(held_out):
+            return
+        what = f"{len(held_out) - len(gold)} of {len(held_out)} validation rows have no 'answer' to compare with"
+        if refuse and not gold:
+            raise UserError(f"{self.set_name}: {what}, so val_accuracy cannot be had: choose --model.monitor val_loss.")
+        rank_zero_info(f"{self.set_name}: {what}; {'the others are answered' if gold else 'only the loss is reported'}")
+
+    def division(self, examples: list[Example], check: bool = False) -> tuple[list[int], list[int]]:
+        """The rows to train on and the rows held out for validation, by their numbers: the same in every stage.
+
+        No training row asks what a held-out row asks, and under ``contamination: drop`` none of either is a test row.
+
+        Args:
+            examples: all training rows.
+            check: compare with the test rows under every policy, as before training.
+        """
+        train, held_out = self._divide(len(examples))
+        train = without_repeats(self.set_name, examples, train, held_out)
+        parts = [self._weighted(train), held_out]
+        train, held_out = guard(self, examples, *parts) if check or self.contamination == "drop" else parts
+        return train, held_out
+
+    def _weighted(self, rows: list[int]) -> list[int]:
+        """The training rows as often as they are taken in an epoch."""
+        return rows
+
+    def _divide(self, count: int) -> tuple[list[int], list[int]]:
+        """The rows to train on and the rows to validate on; both in the file's order, no row in both."""
+        limited = min(count, self.limit_train or count)
+        beyond = count - limited
+        if not self.val_size or (limited < 2 and beyond < self.val_size):
+            return list(range(limited)), []
+        held = self.val_size if beyond >= self.val_size else min(self.val_size, max(1, limited // 10))
+        generator = torch.Generator().manual_seed(self.seed)
+        pool = range(limited, count) if beyond >= self.val_size else range(limited)
+        drawn = sorted(pool[i] for i in torch.randperm(len(pool), generator=generator)[:held].tolist())
+        if held < self.val_size:
+            rank_zero_info(f"{count} rows: {held} are held out for validation instead of {self.val_size}")
+        kept = set(drawn)
+        return [i for i in range(limited) if i not in kept], drawn
+
+    def _ask(self, name: str, owner: ReasoningDataModule, examples: dict[int, Example], need_gold: bool) -> None:
+        shots = draw_shots(self._worked(owner), examples.values(), self.shots, self.seed) if self.shots else []
+        # One's own rows may answer in any form; the published ones all begin alike.
+        leads = owner.spec.test is not None
+        how: dict[str, Any] = {"shots": shots, "prompt": self.test_prompt, "with_leads": leads, "need_gold": need_gold}
+        self._asked[name] = owner, questions(name, examples, self.asking, self._reader, **how)
+
+    def _worked(self, owner: ReasoningDataModule) -> list[Example]:
+        """The training rows that worked examples come from: the tested set's own, else those of this dataset."""
+        for source in (owner, self):
+            try:
+                return source.examples("train")
+            except UserError as error:
+                missing = error
+        raise UserError(f"data.shots needs training rows to draw from. {missing}") from missing
+
+    @property
+    def _reader(self) -> Reader:
+        if self.reader is None:
+            raise UserError("The data module does not know who reads its rows: call its connect(Reader(tokenizer)).")
+        return self.reader
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase | None:
+        """The tokenizer of who reads the rows; a notebook may look at prompts before anybody does."""
+        return self.reader.tokenizer if self.reader else None
+
+    @property
+    def _longest(self) -> int:
+        """The longest training row in tokens."""
+        context = self._reader.context
+        if context is not None and context < 1:
+            raise UserError("The virtual tokens leave no room in the model's context: take fewer of them.")
+        return self.cutoff if context is None else min(self.cutoff, context)
+
+    def _tokenised(self, examples: list[Example], chosen: list[int]) -> TokenTable:
+        reader = self._reader
+        return tokenised(
+            self.set_name,
+            reader.tokenizer,
+            [self.prompt(examples[index]) for index in chosen],
+            [examples[index] for index in chosen],
+            chosen,
+            self._longest,
+            self.on_overflow,
+            lambda row, example: reader.refuse_beyond_context(row.prompt, example, row.row),
+        )
+
+    def _collate(self) -> Collate:
+        pad_id = self._reader.tokenizer.pad_token_id
+        assert isinstance(pad_id, int)
+        return Collate(pad_id, vocabulary=self._vocabulary)
+
+    def _loader(self, rows: Any, sampler: Any, kind: type[AnyLoader], collate: Collate | None = None) -> AnyLoader:
+        return kind(
+            rows,
+            batch_sampler=sampler,
+            collate_fn=collate or self._collate(),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            worker_init_fn=leave_signals_to_the_parent,
+            # Else making an iterator draws from the numbers that dropout draws from.
+            generator=torch.Generator(),
+        )
+
+    def _eval_loader(self, rows: TrainingRows, lengths: list[int]) -> DataLoader:
+        place = self.processes
+        rank, count = (0, 1) if place.answer_together else (place.rank, place.count)
+        return self._loader(rows, LengthSortedSampler(lengths, self.eval_batch_size, rank, count), DataLoader)

@@ -1,0 +1,77 @@
+"""Generated word problems: what the quickstart trains and tests on, with no file and no download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from datasets import Dataset
+
+from adapters_pl.answers import SPECS
+from adapters_pl.data.module import ReasoningDataModule, Split, set_named
+from adapters_pl.data.sets import problems
+from adapters_pl.inputs.ranges import AtLeast0, AtLeast1, refuse_out_of_range
+
+
+class WordProblems(ReasoningDataModule):
+    """Instruction-style additions, subtractions and multiplications whose test operands are held out.
+
+    Args:
+        train_rows: problems to generate for training.
+        test_rows: problems to generate for each test set.
+        problem_seed: the generator's seed.
+        shuffle_answers: give every training problem the answer of another one: a control that must fail.
+        kwargs: as for every dataset.
+    """
+
+    spec = SPECS["word_problems"]
+    split_of_test = "test"
+    seed_of_test = 1
+
+    def __init__(
+        self,
+        train_rows: AtLeast1 = 6000,
+        test_rows: AtLeast1 = 200,
+        problem_seed: AtLeast0 = 0,
+        shuffle_answers: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        refuse_out_of_range("data.", WordProblems.__init__, locals())
+        self.train_rows = train_rows
+        self.test_rows = test_rows
+        self.problem_seed = problem_seed
+        self.shuffle_answers = shuffle_answers
+
+    def _set(self, name: str) -> ReasoningDataModule:
+        kind = set_named(name)
+        if issubclass(kind, WordProblems):
+            return kind(test_rows=self.test_rows, problem_seed=self.problem_seed)
+        return super()._set(name)
+
+    def rows(self, split: Split) -> Dataset:
+        """Generate a split; the same arguments give the same rows."""
+        if split == "test":
+            seed = self.problem_seed + self.seed_of_test
+            return Dataset.from_list(problems.generate(self.split_of_test, self.test_rows, seed))
+        rows = problems.generate("train", self.train_rows, self.problem_seed)
+        if self.shuffle_answers:
+            # A third of the way round: no row keeps its own answer, and the distribution stays.
+            shift = max(1, len(rows) // 3)
+            answers = [(row["output"], row["answer"]) for row in rows]
+            for i, row in enumerate(rows):
+                row["output"], row["answer"] = answers[(i + shift) % len(rows)]
+        return Dataset.from_list(rows)
+
+
+class FreshWordProblems(WordProblems):
+    """The same distribution from another seed of the generator."""
+
+    spec = SPECS["word_problems-fresh"]
+    seed_of_test = 9001
+
+
+class UnseenWordProblems(WordProblems):
+    """Additions and subtractions whose operands occur nowhere in the base's pretraining."""
+
+    spec = SPECS["word_problems-unseen"]
+    split_of_test = "unseen"

@@ -1,0 +1,1 @@
+"""From a model and a set's examples to records, and from records to results."""

@@ -1,0 +1,139 @@
+"""From sets to records: an engine answers, a protocol asks and judges."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import Any
+
+from adapters_pl.answers import SetSpec, protocol_named, spec_named
+from adapters_pl.data.example import Example
+from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
+from adapters_pl.evaluation.engine import Decoding, Engine
+from adapters_pl.evaluation.generation import Generation, seed_of
+from adapters_pl.evaluation.judging import judge_one, judge_samples, judge_scored
+
+#: What is kept of one answer: ``row``, ``id``, ``prompt_hash``, ``output``, ``prediction``, ``gold``, ``correct``
+#: (``None`` without gold), ``finish``, ``tokens``, and what a protocol adds.
+Record = dict[str, Any]
+
+
+class Evaluator:
+    """Answers the rows of sets, and judges the answers. It needs no Trainer and no LightningModule.
+
+    Args:
+        engine: writes and scores.
+        protocol: how answers are asked for, read and judged: ``strict``, ``llm_adapters`` or ``loglikelihood``.
+        asking: how sets are asked, instead of ``protocol`` and ``how``.
+        how: more of how sets are asked, see :class:`~adapters_pl.data.questions.Asking`: ``template``, ``shots``,
+            ``samples``, ``temperature``, ``max_new_tokens``, ``seed``.
+    """
+
+    def __init__(self, engine: Engine, protocol: str = "strict", *, asking: Asking | None = None, **how: Any) -> None:
+        self.engine = engine
+        self.asking = asking or Asking(protocol_named(protocol), **how)
+
+    def answer(
+        self, spec: SetSpec | str, examples: Sequence[Example], pool: Sequence[Example] = ()
+    ) -> Iterator[Record]:
+        """The records of ``examples``, as they are answered.
+
+        Args:
+            spec: the set, or its name.
+            examples: its rows, for example ``GSM8K(root=...).examples("test")``.
+            pool: the rows that worked examples are drawn from, where there are shots.
+
+        Raises:
+            UserError: a row has no options and needs them, or does not fit the context.
+        """
+        spec = spec_named(spec) if isinstance(spec, str) else spec
+        asked = {
+            row: example if example.kind else replace(example, kind=spec.kind, options=example.options or spec.options)
+            for row, example in enumerate(examples)
+        }
+        shots = draw_shots(pool, asked.values(), self.asking.shots, self.asking.seed) if self.asking.shots else []
+        reader = Reader(self.engine.tokenizer, self.engine.context)
+        # One's own rows may answer in any form; the published ones all begin alike.
+        leads = spec.test is not None
+        found = questions(spec.name, asked, self.asking, reader, shots=shots, with_leads=leads)
+        yield from self.records(found, list(asked))
+
+    def records(self, asked: Questions, rows: Sequence[int]) -> Iterator[Record]:
+        """The records of some rows of a set, as they are answered."""
+        judged = self._scored(asked, rows) if not self.asking.protocol.generates else self._written(asked, rows)
+        for row, record in judged:
+            yield {"row": row, "prompt_hash": asked.hashes[row], **record}
+
+    def _scored(self, asked: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
+        for place, scored in self.engine.score([asked.choices[row] for row in rows]):
+            yield rows[place], judge_scored(self.asking.protocol, asked.examples[rows[place]], scored)
+
+    def _written(self, asked: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
+        asking, prompts = self.asking, asked.prompts
+        wanted = [prompts[row] for row in rows]
+        if not asking.temperature:
+            decoding = Decoding(asked.max_new_tokens, asking.protocol.beams)
+            for place, written in self.engine.generate(wanted, decoding):
+                yield rows[place], judge_one(asking.protocol, asked.examples[rows[place]], written)
+            return
+        decoding = Decoding(asked.max_new_tokens, temperature=asking.temperature)
+        samples: list[list[Generation]] = [[] for _ in rows]
+        for sample in range(asking.samples):
+            # By the row's name, so that no batch matters.
+            seeds = [seed_of(asking.seed, f"{asked.name}/{asked.examples[row].id}", sample) for row in rows]
+            for place, written in self.engine.generate(wanted, decoding, seeds):
+                samples[place].append(written)
+        for row, several in zip(rows, samples, strict=True):
+            yield row, judge_samples(asking.protocol, asked.examples[row], several)
+
+
+class Answers:
+    """The records of one test or prediction, set by set, and what an interrupted one had answered.
+
+    Args:
+        evaluator: answers.
+        base_alone: within it the model is the base, whose answers stand beside; ``None`` leaves them out.
+        known: records of an interrupted test, by set and row: those rows are not answered again.
+    """
+
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        base_alone: Callable[[], AbstractContextManager[None]] | None = None,
+        known: Mapping[str, Mapping[int, Record]] | None = None,
+    ) -> None:
+        self.evaluator = evaluator
+        self.base_alone = base_alone
+        self.known = known or {}
+        #: One record a row, in no particular order.
+        self.records: dict[str, list[Record]] = {}
+        #: The records of the last batch that were answered in it.
+        self.newest: list[Record] = []
+        #: Seconds that were spent on answers with the adapters, by set, and the tokens written in them.
+        self.effort: dict[str, tuple[float, int]] = {}
+
+    def add(self, asked: Questions, rows: Sequence[int]) -> list[Record]:
+        """Answer the rows that are not known yet; the records of all of them, in their order."""
+        known = self.known.get(asked.name, {})
+        new = [row for row in rows if row not in known]
+        self.newest = self._answered(asked, new) if new else []
+        found = {**known, **{record["row"]: record for record in self.newest}}
+        records = [found[row] for row in rows]
+        self.records.setdefault(asked.name, []).extend(records)
+        return records
+
+    def _answered(self, asked: Questions, rows: list[int]) -> list[Record]:
+        began = time.monotonic()
+        records = list(self.evaluator.records(asked, rows))
+        seconds, tokens = self.effort.get(asked.name, (0.0, 0))
+        written = sum(record["tokens"] for record in records)
+        self.effort[asked.name] = (seconds + time.monotonic() - began, tokens + written)
+        if self.base_alone is not None:
+            with self.base_alone():
+                base = {record["row"]: record for record in self.evaluator.records(asked, rows)}
+            for record in records:
+                record["base_prediction"] = base[record["row"]]["prediction"]
+                record["base_correct"] = base[record["row"]]["correct"]
+        return records

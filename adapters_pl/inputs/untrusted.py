@@ -1,0 +1,117 @@
+"""Reading what may come from a stranger, within stated limits and with one error for whatever is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adapters_pl.inputs.errors import UserError, first_line
+
+#: How deep and how large a value in a checkpoint or a settings file may be, and the bytes of such a file.
+MOST_LEVELS, MOST_VALUES, MOST_BYTES = 16, 1_000_000, 64 * 2**20
+
+
+@contextmanager
+def reading(where: object, remedy: str = "take another copy") -> Iterator[None]:
+    """Within it, whatever goes wrong is the input's fault: one ``UserError`` that names ``where``.
+
+    Args:
+        where: the file or directory that is read.
+        remedy: what to do about it.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(where) in str(error):
+            raise
+        raise UserError(f"{where}: {error}") from error
+    except MemoryError:
+        raise
+    except RecursionError as error:
+        raise UserError(f"{where}: it is nested too deep to be read; {remedy}.") from error
+    except Exception as error:
+        raise UserError(f"{where}: it is not as it should be ({reason_of(error)}); {remedy}.") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of settings.
+
+    Raises:
+        UserError: it cannot be read, is no object, or is beyond :data:`MOST_LEVELS`, :data:`MOST_VALUES` or
+            :data:`MOST_BYTES`.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no file of text; put a copy in its place.")
+        if path.stat().st_size > MOST_BYTES:
+            raise UserError(f"{path}: holds more than {MOST_BYTES >> 20} MiB, which no file of settings does.")
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read, it may be cut: {first_line(error)}; copy it again.") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: is nested deeper than {MOST_LEVELS} levels; take another copy.") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: should hold an object, but holds {type(found).__name__}; take another copy.")
+    if not is_plain(found):
+        raise UserError(f"{path}: is deeper than {MOST_LEVELS} levels or has too many values; take another copy.")
+    return found
+
+
+def is_plain(value: Any) -> bool:
+    """Whether ``value`` is nothing but numbers, texts, lists and mappings with text keys, and within the limits."""
+    left, layer = MOST_VALUES, [value]
+    for _ in range(MOST_LEVELS):
+        below: list[Any] = []
+        for each in layer:
+            if isinstance(each, Mapping):
+                if not all(isinstance(key, str) for key in each):
+                    return False
+                below += each.values()
+            elif isinstance(each, list | tuple):
+                below += each
+            elif not (each is None or isinstance(each, bool | int | float | str)):
+                return False
+            if len(below) > left:  # a value that stands in many places counts in each
+                return False
+        left -= len(below)
+        if not below:
+            return True
+        layer = below
+    return False
+
+
+def has_shape(value: Any, shape: Any) -> bool:
+    """Whether ``value`` has a stated form.
+
+    A form is a type or several; ``[form]`` is a list of it, ``{"key": form}`` a mapping with at least these keys, and
+    ``{str: form}`` a mapping from any text.
+    """
+    if isinstance(shape, list):
+        return isinstance(value, list | tuple) and all(has_shape(each, shape[0]) for each in value)
+    if isinstance(shape, dict):
+        if not isinstance(value, Mapping):
+            return False
+        if str in shape:
+            return all(isinstance(key, str) and has_shape(each, shape[str]) for key, each in value.items())
+        return all(key in value and has_shape(value[key], form) for key, form in shape.items())
+    if isinstance(shape, tuple):
+        return any(has_shape(value, form) for form in shape)
+    if shape is None:
+        return value is None
+    return isinstance(value, shape) and not (shape is int and isinstance(value, bool))
+
+
+def reason_of(error: BaseException) -> str:
+    """What an error says, its kind before it where that says more."""
+    said = first_line(error)
+    if isinstance(error, pickle.UnpicklingError):  # whose own advice is to run the file
+        return "it holds something else than tensors, of which nothing was run, or it is cut"
+    if isinstance(error, KeyError):
+        return f"{said} is missing"
+    return said if said.startswith(type(error).__name__) else f"{type(error).__name__}: {said}"

@@ -1,0 +1,1 @@
+"""The frozen base: its architecture, where adapters can go, loading and quantisation."""

@@ -1,0 +1,399 @@
+"""The frozen base: finding it, loading it, knowing it again, and its tokenizer."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
+from adapters_pl.inputs.hub import at_hand, refuse_unreachable
+from adapters_pl.inputs.untrusted import read_json, reason_of
+from adapters_pl.models.placement import linear_sizes
+from adapters_pl.models.quantisation import (
+    Quantization,
+    compute_dtype,
+    is_quantised,
+    loading_arguments,
+    prepare,
+    short_name,
+)
+from adapters_pl.models.slots import base_modules
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+#: Names of bases that travel inside the package.
+EMBEDDED = {"quickstart": Path(__file__).parents[1] / "quickstart" / "base"}
+
+#: The largest sizes that a base's configuration may state.
+_MOST = {
+    "num_hidden_layers": 1_000,
+    "num_attention_heads": 10_000,
+    "hidden_size": 1_000_000,
+    "vocab_size": 100_000_000,
+    "intermediate_size": 10_000_000,
+    "max_position_embeddings": 1_000_000_000,
+}
+
+#: Values that a fingerprint holds of the embedding, and of every weight.
+_SAMPLED, _SAMPLED_EACH = 64, 8
+
+
+def locate(base: str) -> str:
+    """What transformers is given for ``base``: an embedded base's folder, a directory, or a hub id.
+
+    Raises:
+        UserError: it looks like a path and no such directory exists, or what is there holds no model.
+    """
+    if base in EMBEDDED:
+        return str(EMBEDDED[base])
+    path = Path(base).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"base '{base}': the directory has no config.json, so it holds no model.")
+        return str(path)
+    if path.is_file() and path.suffix == ".json":
+        raise UserError(
+            f"base '{base}': a configuration alone has no weights and no tokenizer; it can only be planned."
+        )
+    looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or path.exists()
+    if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
+        raise UserError(f"base '{base}': no such directory. Give a model directory or a hub id like org/name.")
+    return base
+
+
+def _unreachable(base: str, what: str, error: BaseException) -> UserError:
+    reason = reason_of(error)
+    return UserError(
+        f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
+        if not Path(locate(base)).is_dir()
+        else f"base '{base}': cannot read its {what}: {reason}"
+    )
+
+
+@contextmanager
+def _from_the_hub(base: str, revision: str | None) -> Iterator[None]:
+    """Within it ``base`` is read without waiting for a hub that has no address here.
+
+    Raises:
+        UserError: the hub cannot be reached, and the base was never downloaded.
+    """
+    if Path(locate(base)).is_dir():
+        yield
+        return
+    refuse_unreachable(base, "config.json", revision)
+    with at_hand():
+        yield
+
+
+def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """The model configuration of ``base``; cheap, and the first thing to fail when the base is wrong.
+
+    A ``config.json`` alone will do here: all shapes are in it.
+    """
+    file = Path(base).expanduser()
+    alone = base not in EMBEDDED and file.is_file() and file.suffix == ".json"
+    where = str(file) if alone else locate(base)
+    with nullcontext() if alone else _from_the_hub(base, revision):
+        try:
+            if Path(where).is_dir() or alone:
+                read_json(file if alone else Path(where) / "config.json")
+            config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+        except UserError as error:
+            raise UserError(f"base '{base}': {error}") from error
+        except Exception as error:  # what the library raises differs from key to key of a wrong file
+            if alone:
+                raise UserError(f"base '{base}': this file is no model configuration: {first_line(error)}") from error
+            raise _unreachable(base, "configuration", error) from error
+    # These may name a repository of the hub, whose code would be fetched and run.
+    config._attn_implementation = None
+    config._experts_implementation = None
+    _refuse_impossible_sizes(base, config)
+    return config
+
+
+def _refuse_impossible_sizes(base: str, config: PretrainedConfig) -> None:
+    """Raise ``UserError`` for sizes that no model has, before something is built that large."""
+    text = config.get_text_config()
+    for key, most in _MOST.items():
+        size = getattr(text, key, None)
+        if size is not None and not (isinstance(size, int) and 1 <= size <= most):
+            raise UserError(
+                f"base '{base}': its config.json says {key} {size!r:.80}, which has to be a number from 1 to {most:,}. "
+                "Mend it, or copy the directory again."
+            )
+
+
+def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``base``, which is known to have an end token and a padding token.
+
+    A tokenizer without a padding token (LLaMA's) pads with its end token: padding is told by the mask alone,
+    so no end token that belongs to the text is lost.
+
+    Raises:
+        UserError: there is no tokenizer, or it has no end token, without which no answer could ever end.
+    """
+    try:
+        with _from_the_hub(base, revision):
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                locate(base), revision=revision, trust_remote_code=trust_remote_code
+            )
+        tokenizer("Is 1 + 1 = 2?\n\u00e9\u4e2d")  # settings that are not as they should be show when they are used
+        end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    except UserError:
+        raise
+    except BaseException as error:  # the tokenizers raise whatever they please, and their panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise _unreachable(base, "tokenizer", error) from error
+    if not isinstance(end, int):
+        raise UserError(
+            f"base '{base}': its tokenizer has no end token, so no answer could end. "
+            "Set eos_token in its tokenizer_config.json."
+        )
+    if pad is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(
+    base: str,
+    revision: str | None = None,
+    dtype: Dtype = "auto",
+    attn_implementation: str | None = None,
+    trust_remote_code: bool = False,
+    random_init: bool = False,
+    seed: int = 0,
+    quantization: Quantization | None = None,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
+    """Load ``base`` frozen and in evaluation mode.
+
+    Args:
+        base: the name of an embedded base, a model directory or a hub id.
+        revision: branch, tag or commit on the hub.
+        dtype: ``auto`` is the dtype the weights are stored in.
+        attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2``; transformers' choice if not given.
+        trust_remote_code: run code that comes with the model. Off unless asked.
+        random_init: only the architecture, with random weights: a control, not a base.
+        seed: the seed of the random weights.
+        quantization: hold the linear layers in ``8bit`` or ``4bit``, see :mod:`adapters_pl.models.quantisation`. A
+            base that is stored in one of them is loaded so unasked.
+        device: where a quantised base is made, the CPU if not given; a plain one is loaded on the CPU.
+
+    Raises:
+        UserError: the base cannot be read, or it cannot be quantised so.
+    """
+    config = load_config(base, revision, trust_remote_code)
+    if random_init and quantization:
+        raise UserError("random_init has no weights that could be quantised; leave out --model.quantization.")
+    torch_dtype: Any = dtype if dtype == "auto" else getattr(torch, dtype)
+    device = device or torch.device("cpu")
+    quantised = {} if random_init else loading_arguments(base, config, quantization, device)
+    extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        if random_init:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed)
+                model = AutoModelForCausalLM.from_config(
+                    config,
+                    dtype=config.dtype or torch.float32 if dtype == "auto" else torch_dtype,
+                    trust_remote_code=trust_remote_code,
+                    **extra,
+                )
+        else:
+            with _from_the_hub(base, revision), _without_report():
+                loaded: Any = AutoModelForCausalLM.from_pretrained(
+                    locate(base),
+                    config=copy.deepcopy(config),
+                    revision=revision,
+                    dtype=torch_dtype,
+                    trust_remote_code=trust_remote_code,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # they are refused below, by name
+                    **quantised,
+                    **extra,
+                )
+            model, found = loaded
+            _refuse_partly_loaded(base, model, found)
+    except (UserError, ImportError):
+        raise
+    except Exception as error:
+        if out_of_memory(error):
+            raise
+        raise _unreachable(base, "weights", error) from error
+    if quantised:
+        prepare(model, compute_dtype(dtype, device))
+    model.requires_grad_(False)
+    return model.eval()
+
+
+@contextmanager
+def _without_report() -> Iterator[None]:
+    """Within it transformers does not report which weights it found: what matters of that is an error of ours."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
+
+
+def _refuse_partly_loaded(base: str, model: PreTrainedModel, found: dict[str, Any]) -> None:
+    """Raise ``UserError`` unless the files held every weight of ``model`` and no other, all of them finite."""
+    # Older files hold buffers that models make themselves by now: masks, and rotary frequencies.
+    made = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)$")
+    unexpected = [key for key in found["unexpected_keys"] if not made.search(key)]
+    for what, keys in (
+        ("lack", found["missing_keys"]),
+        ("hold, of another shape than config.json says,", [key for key, *_ in found["mismatched_keys"]]),
+        ("hold what the model has no place for:", unexpected),
+    ):
+        if keys:
+            first, more = min(keys), f" and {len(keys) - 1} more" if len(keys) > 1 else ""
+            raise UserError(
+                f"base '{base}': its weights {what} {first}{more}. Copy or download the directory again, or mend its "
+                "config.json; random weights are had with --model.random_init true."
+            )
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and not parameter.is_meta and not bool(parameter.isfinite().all()):
+            raise UserError(f"base '{base}': {name} holds values that are not finite. Download it again.")
+
+
+def add_tokens(tokenizer: PreTrainedTokenizerBase, tokens: list[str]) -> PreTrainedTokenizerBase:
+    """Give ``tokenizer`` new tokens of their own; those that it has already stay what they are."""
+    tokenizer.add_tokens(tokens)
+    return tokenizer
+
+
+def grow_embeddings(model: PreTrainedModel, rows: int) -> None:
+    """Make the embedding table (and an untied head) at least ``rows`` long; a new row is the mean of the old ones."""
+    table: Any = model.get_input_embeddings()
+    if rows <= table.weight.shape[0]:
+        return
+    before = table.weight.shape[0]
+    model.resize_token_embeddings(rows, mean_resizing=False)
+    for module in {model.get_input_embeddings(), model.get_output_embeddings()} - {None}:
+        weight: Any = module.weight
+        if not weight.is_meta:
+            weight.data[before:] = weight.data[:before].float().mean(dim=0).to(weight.dtype)
+    model.requires_grad_(False)
+
+
+def meta_model(
+    config: PretrainedConfig, trust_remote_code: bool = False, attn_implementation: str | None = None
+) -> PreTrainedModel:
+    """The model's structure on the meta device, frozen: all shapes, no weights, and no memory.
+
+    Raises:
+        UserError: no model of these settings can be built, or not with this attention.
+    """
+    extra: dict[str, Any] = {"attn_implementation": attn_implementation} if attn_implementation else {}
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **extra)
+    except Exception as error:  # what the library raises differs from setting to setting
+        if attn_implementation and isinstance(error, ImportError | ValueError):
+            raise UserError(
+                f"--model.attn_implementation {attn_implementation}: {first_line(error)} Try sdpa or eager."
+            ) from error
+        raise UserError(
+            f"base '{config.name_or_path}': its config.json describes no model that can be built ({reason_of(error)}); "
+            "mend it, or copy the directory again."
+        ) from error
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def context_length(config: PretrainedConfig) -> int | None:
+    """The longest sequence the model was made for, in tokens; ``None`` if its configuration names none."""
+    text = config.get_text_config()  # a multimodal model's decoder has one of its own
+    for key in ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len"):
+        value = getattr(text, key, None)
+        if isinstance(value, int):
+            return value
+    return None
+
+
+def fingerprint(model: PreTrainedModel) -> dict[str, Any]:
+    """What tells one base from another, whatever its path, dtype or quantisation.
+
+    ``structure`` is a hash over the model type and the logical shapes of its modules. ``weights`` holds some values of
+    every module's weight in full precision, quantised ones left out, and ``dtype`` the number type they have.
+    ``sample``, some rounded values of the input embedding, is all that checkpoints of format 1 have. On the meta device
+    there are no values.
+    """
+    digest = hashlib.sha256(model.config.model_type.encode())
+    wrappers = [path for path, module in model.named_modules() if hasattr(module, "base_layer")]
+    samples: dict[str, torch.Tensor] = {}
+    for path, module in base_modules(model):
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, torch.Tensor):
+            continue
+        if owner := next((wrapper for wrapper in wrappers if f"{path}.".startswith(f"{wrapper}.")), None):
+            # peft's layers keep the module they replace in themselves.
+            if path != f"{owner}.base_layer":
+                continue
+            path = owner
+        digest.update(f"{path}:{linear_sizes(module) or tuple(weight.shape)};".encode())
+        if not (weight.is_meta or is_quantised(module)) and weight.is_floating_point():
+            samples[path] = _some_values(weight, _SAMPLED_EACH)
+    embedding = model.get_input_embeddings()
+    assert isinstance(embedding, nn.Module)
+    table: Any = embedding.weight
+    known = [] if table.is_meta else _some_values(table, _SAMPLED).tolist()
+    return {
+        "structure": digest.hexdigest(),
+        "dtype": short_name(model.dtype),
+        "weights": {path: values.tolist() for path, values in samples.items()},
+        "sample": [round(value, 6) for value in known],
+    }
+
+
+def _some_values(weight: torch.Tensor, count: int) -> torch.Tensor:
+    """``count`` values of ``weight`` in float32, from evenly spaced places; all where there are fewer."""
+    flat = weight.detach().flatten()
+    places = torch.linspace(0, flat.numel() - 1, min(count, flat.numel()), dtype=torch.float64).long()
+    return flat[places.to(flat.device)].float()
+
+
+def same_base(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two fingerprints are of one base.
+
+    The values that both hold are equal but for how bfloat16 or float16 rounds them, in which a base may be stored or
+    loaded. A fingerprint of format 1 has the embedding's rounded values alone.
+    """
+    if one["structure"] != other["structure"]:
+        return False
+    if "weights" in one and "weights" in other:
+        both = one["weights"].keys() & other["weights"].keys()
+        a, b = (torch.tensor([v for path in sorted(both) for v in each["weights"][path]]) for each in (one, other))
+        if a.shape != b.shape:
+            return False
+        if any(torch.equal(a.to(coarse), b.to(coarse)) for coarse in (torch.bfloat16, torch.float16)):
+            return True
+        # What was rounded to float16 first need not be rounded to the same bfloat16. They round by at most 2**-12 and
+        # 2**-9, and float16 by an absolute 2**-25 below its normal range.
+        return "float16" in (one["dtype"], other["dtype"]) and torch.allclose(a, b, rtol=2**-8, atol=2**-24)
+    if not one["sample"] or not other["sample"]:
+        return True
+    a, b = torch.tensor(one["sample"]), torch.tensor(other["sample"])
+    if a.shape != b.shape or not a.isfinite().all():
+        return False
+    return bool(torch.allclose(a, b, rtol=1e-2, atol=1e-4 * float(a.abs().max()) + 1e-6))

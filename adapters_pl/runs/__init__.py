@@ -1,0 +1,1 @@
+"""A run's directory, and the recipes that begin one."""

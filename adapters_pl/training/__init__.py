@@ -1,0 +1,1 @@
+"""The Lightning module, its checkpoints, and what keeps a training right."""

@@ -1,0 +1,106 @@
+"""Log-likelihoods of options: as lm-evaluation-harness computes them, and the same in every batch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+
+from adapters_pl import CausalLMModule, PrefixTuning
+from adapters_pl.data.choices import Choices, Pair, encode_choices, encode_pair
+from adapters_pl.evaluation.scoring import Scored, log_likelihoods, score
+from tests.conftest import tiny_tokenizer
+
+OPTIONS = ("true", "false", "answer1", "it is half of the way")
+
+
+@pytest.fixture(scope="module")
+def module(make_base):
+    module = CausalLMModule(str(make_base("llama")))
+    module.setup("test")
+    return module.eval()
+
+
+def rows(tokenizer, count=9):
+    prompts = ["how many apples does she have? " * (1 + i % 4) + str(i) + "\n" for i in range(count)]
+    return [encode_choices(tokenizer, prompt, "The answer is", OPTIONS, OPTIONS) for prompt in prompts]
+
+
+# ---- where context and continuation are divided
+
+
+def test_white_space_at_the_end_of_the_context_belongs_to_the_continuation(tokenizer):
+    plain = encode_pair(tokenizer, "the answer is", " \n true")
+    assert encode_pair(tokenizer, "the answer is \n ", "true") == plain
+    assert tokenizer.decode(plain.context) == "<bos>the answer is"
+    assert tokenizer.decode(plain.continuation) == " \n true"
+
+
+def test_both_are_encoded_together(tokenizer):
+    """Where the tokenizer merges across the border the context keeps its number of ids, as in the harness."""
+    whole, context = "the answer is", "the answ"
+    pair = encode_pair(tokenizer, context, whole[len(context) :])
+    assert pair.continuation == tokenizer(whole)["input_ids"][len(pair.context) :]
+    assert len(pair.context) == len(tokenizer(context)["input_ids"])
+
+
+def test_an_empty_context_becomes_the_beginning(tokenizer):
+    pair = encode_pair(tokenizer, "", "true")
+    assert pair == Pair([tokenizer.bos_token_id], tokenizer("true", add_special_tokens=False)["input_ids"])
+    assert encode_pair(tokenizer, " \n", "true").continuation[-1] == pair.continuation[-1]
+
+
+def test_no_end_token_stands_between(tokenizer):
+    ending = tiny_tokenizer()
+    ending.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 2)]
+    )
+    assert encode_pair(ending, "the answer is", " true") == encode_pair(tokenizer, "the answer is", " true")
+
+
+def test_options_follow_the_lead_with_a_space_or_the_prompts_own_line_break(tokenizer):
+    led = encode_choices(tokenizer, "Why?\n", "The answer is", ("A", "B"), ("(A)", "(B)"))
+    assert [tokenizer.decode(pair.continuation) for pair in led.pairs] == [" (A)", " (B)"]
+    assert led.lengths == (3, 3)
+    bare = encode_choices(tokenizer, "Why?\n", "", ("yes", "no"), ("yes", "no"))
+    assert [tokenizer.decode(pair.continuation) for pair in bare.pairs] == ["\nyes", "\nno"]
+    assert tokenizer.decode(encode_choices(tokenizer, "Why?", "", ("a",), ("a",)).pairs[0].continuation) == " a"
+
+
+# ---- the numbers
+
+
+def test_the_sum_is_that_of_a_plain_forward_over_each_row_alone(module, tokenizer):
+    for found in score(module, rows(tokenizer), 0, "cpu"):
+        for pair, total in zip(found.choices.pairs, found.sums, strict=True):
+            with torch.no_grad():
+                logits = module.model(torch.tensor([pair.context + pair.continuation])).logits[0]
+            logs = torch.log_softmax(logits[len(pair.context) - 1 : -1].double(), -1)
+            expected = logs.gather(1, torch.tensor(pair.continuation)[:, None]).sum().item()
+            assert total == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj"])
+def test_scores_do_not_depend_on_the_batch(make_base, name, tokenizer):
+    module = CausalLMModule(str(make_base(name)))
+    module.add_adapter(PrefixTuning(3))
+    module.setup("test")
+    module.eval()
+    wanted = rows(tokenizer)
+    alone = [score(module, [row], 0, "cpu")[0].sums for row in wanted]
+    together = [found.sums for found in score(module, wanted, 0, "cpu")]
+    assert torch.tensor(together).allclose(torch.tensor(alone), atol=1e-4)
+    assert torch.tensor(alone).std(0).min() > 0.01
+
+
+def test_the_best_by_sum_and_by_character():
+    choices = Choices(("a", "bbbb", "c"), (Pair([1], [2]),) * 3, (1, 4, 1))
+    scored = Scored(choices, (-2.0, -4.0, -2.0))
+    assert (scored.best(), scored.best_normalised()) == ("a", "bbbb")
+
+
+def test_one_token_continuations_of_the_longest_row_are_scored(module):
+    [total] = log_likelihoods(module, [Pair([1, 5, 6], [7])], 0, "cpu")
+    with torch.no_grad():
+        logs = torch.log_softmax(module.model(torch.tensor([[1, 5, 6]])).logits[0, -1], -1)
+    assert total == pytest.approx(logs[7].item(), abs=1e-5)
