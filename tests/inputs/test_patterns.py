@@ -32,17 +32,17 @@ def test_many_slow_patterns_have_no_more_time_than_one(monkeypatch):
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: begun.append(begin(*a, **k)) or begun[-1])
     monkeypatch.setattr(patterns, "_matcher", patterns._Matcher())
     slow = r"(\w|\w\w|\.)*" + "[A-Z]"
-    assert not Pattern(slow).matches("model.layers.0.self_attn.q")  # some milliseconds
+    path = "model.layers.0.self_attn.q_pr"
+    assert not Pattern(slow).matches(path)  # some milliseconds
     left = patterns._matcher._left
     assert left < MOST_SECONDS
-    assert not Pattern(f"(?:{slow})").matches("model.layers.0.self_attn.q")
+    assert not Pattern(f"(?:{slow})").matches(path)
     assert patterns._matcher._left < left
     patterns._matcher._left = 1e-9
     with pytest.raises(UserError, match=r"takes more than 0\.5 s"):
-        Pattern(f"(?:(?:{slow}))").matches("model.layers.0.self_attn.q")
+        Pattern(f"(?:(?:{slow}))").matches(path)
     assert Pattern(r"(\w+\.)+q_proj").matches("model.q_proj")
-    assert len(begun) == 2
-    assert begun[0].poll() is not None
+    assert len(begun) <= 2  # one, and another where that was ended before it could answer
 
 
 @pytest.mark.parametrize("text", [r"(?:[^.]+\.)*q_proj", r"(\w+\.)+(q|v)_proj"])
