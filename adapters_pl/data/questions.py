@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -139,9 +140,9 @@ class Questions:
         """The kinds of answer that its rows have."""
         return sorted({example.kind or "text" for example in self.examples.values()})
 
-    @property
+    @cached_property
     def prompts(self) -> dict[int, list[int]]:
-        """The prompt of every row in tokens, by row number."""
+        """The prompt of every row in tokens, by row number; read for every batch."""
         return {row.row: row.prompt for row in self.rows}
 
 
