@@ -90,6 +90,21 @@ def test_the_interval_of_an_accuracy_is_wilsons():
         assert wilson_interval(correct, n) == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("correct", "n", "expected"),
+    [
+        (0, 7, (0.0, 0.35433043506668743)),
+        (7, 7, (0.6456695649333126, 1.0)),
+        (52, 200, (0.20413830063574684, 0.32490745602534116)),
+        (1234, 1319, (0.9210003659484043, 0.9475844461910092)),
+        (9999, 10042, (0.9942375599216983, 0.9968192908967258)),
+    ],
+)
+def test_the_interval_is_bit_for_bit_the_one_of_scipy(correct, n, expected):
+    """Recorded of ``scipy.stats.binomtest(correct, n).proportion_ci(0.95, method="wilson")``."""
+    assert wilson_interval(correct, n) == expected
+
+
 def test_a_perfect_score_is_not_certain():
     assert wilson_interval(200, 200)[0] == pytest.approx(0.981, abs=1e-3)
     assert wilson_interval(0, 7)[1] > 0.3
