@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+import torch
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn.functional import linear
 
-from adapters_pl.models.quantisation import dequantised
+
+def dequantised(layer: Any) -> Tensor:
+    """The weight that a 4-bit layer multiplies by, (out_features, in_features), float32."""
+    state = copy.copy(layer.weight.quant_state)
+    # As in a float32 forward pass, whatever dtype was quantised; one row, since blocks run on from row to row.
+    state.dtype, state.shape = torch.float32, (1, layer.out_features * layer.in_features)
+    return dequantize_4bit(layer.weight.data, state).view(layer.out_features, layer.in_features)
 
 
 class _Product(Function):

@@ -9,11 +9,9 @@ outputs differ a little between training and evaluation, and from one batch to a
 
 from __future__ import annotations
 
-import copy
 import logging
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, Literal
 
 import torch
@@ -106,7 +104,9 @@ def mend(model: nn.Module) -> None:
     for layer in _four_bit_layers(model):
         layer.support_avx512bf16_for_cpu = False
         if type(layer) is _library().nn.Linear4bit and layer.in_features % layer.weight.blocksize:
-            layer.__class__ = import_module("adapters_pl.models.linear4bit").AnySizeLinear4bit
+            from adapters_pl.models.linear4bit import AnySizeLinear4bit  # which imports bitsandbytes
+
+            layer.__class__ = AnySizeLinear4bit
 
 
 def _library() -> Any:
@@ -129,11 +129,9 @@ def dequantised(module: nn.Module) -> Tensor:
     """The weight that a quantised layer multiplies by, (out_features, in_features), float32."""
     layer: Any = module
     if not hasattr(layer, "state"):
-        state = copy.copy(layer.weight.quant_state)
-        # As in a float32 forward pass, whatever dtype was quantised; one row, since blocks run on from row to row.
-        state.dtype, state.shape = torch.float32, (1, layer.out_features * layer.in_features)
-        flat = _library().functional.dequantize_4bit(layer.weight.data, state)
-        return flat.view(layer.out_features, layer.in_features)
+        from adapters_pl.models import linear4bit  # which imports bitsandbytes, loaded by now
+
+        return linear4bit.dequantised(layer)
     # The first forward pass moves the row maxima from the weight to the layer.
     scales = layer.state.SCB if layer.weight.SCB is None else layer.weight.SCB
     return layer.weight.data.float() * scales.float().mul(1 / 127)[:, None]
