@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from transformers.activations import ACT2FN
 
 from adapters_pl.adapters.base import Adapter, LinearAdapterLayer
+from adapters_pl.adapters.dropout import Dropout
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.ranges import Above0, AtLeast1, Share, refuse_out_of_range
 from adapters_pl.models.placement import Names, Placement
@@ -38,7 +39,7 @@ class BottleneckLayer(LinearAdapterLayer):
         self.adapter_scaling = nn.Parameter(torch.empty(1, **like)) if settings.scaling == "learned" else None
         self.norm = nn.LayerNorm(features, **like) if settings.layer_norm else None
         self.activation = ACT2FN[settings.non_linearity]
-        self.dropout = nn.Dropout(settings.dropout)
+        self.dropout = Dropout(settings.dropout)
         self.init = settings.init
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:

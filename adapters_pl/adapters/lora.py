@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.adapters import lora_files
 from adapters_pl.adapters.base import Adapter, AdapterLayer, LinearAdapterLayer, attach
+from adapters_pl.adapters.dropout import Dropout
 from adapters_pl.adapters.lora_files import by_pattern, matrix
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import Above0, AtLeast1, Share, refuse_out_of_range
@@ -65,7 +66,7 @@ class LoRALayer(LinearAdapterLayer):
         self.out_features = site.out_features
         # No buffer: on the meta device it would lose what it holds.
         self.rows = rows
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.lora_A = nn.Parameter(torch.empty(rank, site.in_features, **like))
         self.lora_B = nn.Parameter(torch.empty(site.out_features if rows is None else len(rows), rank, **like))
         self.base_bias = nn.Parameter(torch.empty(site.out_features, **like)) if bias else None

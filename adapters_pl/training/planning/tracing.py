@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
+from adapters_pl.adapters import dropout as adapter_dropout
 from adapters_pl.models.placement import linear_modules
 from adapters_pl.models.slots import Slot
 from adapters_pl.training.module import CausalLMModule
@@ -151,6 +152,7 @@ def _kernels(step: Step, quantised: Iterable[Tensor]) -> Iterator[None]:
     """
     functional = nn.functional
     plain = {name: getattr(functional, name) for name in ("linear", "dropout", "scaled_dot_product_attention")}
+    sparse = adapter_dropout.Dropout.SPARSE, adapter_dropout.draw_positions
     packed = {id(weight) for weight in quantised}
 
     def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -182,11 +184,15 @@ def _kernels(step: Step, quantised: Iterable[Tensor]) -> Iterator[None]:
         flash = _aten._scaled_dot_product_flash_attention_for_cpu
         return flash(q, k, v, dropout_p, is_causal, attn_mask=attn_mask, scale=scale)[0]
 
+    if step.cuda:
+        adapter_dropout.Dropout.SPARSE = 0.0
+    adapter_dropout.draw_positions = lambda count, p: torch.empty(round(count * p), dtype=torch.long)
     for function in (linear, dropout, attention):
         setattr(functional, "scaled_dot_product_attention" if function is attention else function.__name__, function)
     try:
         yield
     finally:
+        adapter_dropout.Dropout.SPARSE, adapter_dropout.draw_positions = sparse
         for name, function in plain.items():
             setattr(functional, name, function)
 

@@ -10,6 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from adapters_pl import IA3, CausalLMModule, LoRA, PrefixTuning, PromptTuning, SeriesAdapter
+from adapters_pl.adapters import dropout
 from adapters_pl.training.planning.tracing import (
     LiveBytes,
     Step,
@@ -26,6 +27,7 @@ ROWS, TOKENS = 4, 64
 def allocated(run):
     """The most bytes that ``run`` had allocated at one moment, by the allocator's own account."""
     run()
+    torch.manual_seed(0)  # how many elements dropout drops is chance
     gc.collect()  # else garbage from before is collected within, and counts as memory that was given back
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         run()
@@ -182,7 +184,8 @@ def test_a_quantised_base_keeps_what_bitsandbytes_keeps(tmp_path, kind, adapter)
     assert estimate > plain if kind == "8bit" else estimate >= plain
 
 
-def test_cudas_dropout_keeps_a_byte_where_a_cpus_keeps_four():
+@pytest.mark.parametrize(("p", "on_cpu"), [(0.125, 1), (0.5, 4)], ids=["positions", "factors"])
+def test_cudas_dropout_keeps_a_byte_an_element_and_a_cpus_eight_for_each_zero_or_four_for_all(p, on_cpu):
     def peak(dropout, cuda):
         module, _, skeleton = both("llama", LoRA(rank=4, dropout=dropout, target_modules=["q_proj"]))
         del module._modules["model"]
@@ -190,17 +193,32 @@ def test_cudas_dropout_keeps_a_byte_where_a_cpus_keeps_four():
 
     assert peak(0.0, True) == peak(0.0, False)
     # 32 float32 features in the second layer; in the first one no gradient goes through the dropout.
-    assert peak(0.1, False) - peak(0.1, True) == ROWS * TOKENS * 32 * 3
+    assert peak(p, False) - peak(p, True) == ROWS * TOKENS * 32 * (on_cpu - 1)
+
+
+@pytest.mark.parametrize("p", [0.05, 0.25, 0.5])
+def test_the_peak_with_dropout_is_what_a_step_allocates(p):
+    module, parameters, skeleton = both("llama", LoRA(rank=4, dropout=p))
+    measured = allocated(training(module, parameters))
+    del module._modules["model"]
+    # How many positions are drawn is chance.
+    assert training_peak(module, skeleton, Step(ROWS, TOKENS)) == pytest.approx(measured, rel=0.01)
 
 
 def test_a_trace_leaves_everything_as_it_was():
     module, _, skeleton = both("llama", LoRA(rank=4), "sdpa")
     del module._modules["model"]
-    functions = [nn.functional.linear, nn.functional.dropout, nn.functional.scaled_dot_product_attention]
+
+    def replaced():
+        functional = nn.functional
+        functions = [functional.linear, functional.dropout, functional.scaled_dot_product_attention]
+        return [*functions, dropout.draw_positions, dropout.Dropout.SPARSE]
+
+    functions = replaced()
     names = list(skeleton.state_dict())
     for checkpointing in (True, False):
-        training_peak(module, skeleton, Step(ROWS, TOKENS, checkpointing=checkpointing))
-    assert functions == [nn.functional.linear, nn.functional.dropout, nn.functional.scaled_dot_product_attention]
+        training_peak(module, skeleton, Step(ROWS, TOKENS, checkpointing=checkpointing, cuda=checkpointing))
+    assert functions == replaced()
     assert list(skeleton.state_dict()) == names
     assert all(tensor.is_meta for tensor in skeleton.state_dict().values())
     assert not skeleton.training
