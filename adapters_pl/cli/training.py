@@ -42,6 +42,7 @@ from adapters_pl.cli.configuration import (
 from adapters_pl.cli.key_help import OWN
 from adapters_pl.cli.main import DONE, INTERRUPTED, PROGRAM_ERROR, values_of
 from adapters_pl.cli.received import CODE, refuse_code
+from adapters_pl.compat.torch import lost_process
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
@@ -54,7 +55,7 @@ from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.planning.hardware import refuse_missing
 from adapters_pl.training.planning.memory import MemoryModel, Setup
 from adapters_pl.training.planning.memory_advice import Forecast
-from adapters_pl.training.strategies import lost_process, strategy_named
+from adapters_pl.training.strategies import strategy_named
 
 #: Takes over all that a checkpoint records; where it is typed it is taken out of the arguments.
 TRUST = "--trust_checkpoint"

@@ -53,14 +53,14 @@ class Processes:
     Attributes:
         rank: which of them this is.
         count: how many there are.
-        answer_together: every one of them answers every row, as the parts of one model must.
+        every_rank_answers_all: each of them answers every row, as the parts of one model must.
         accumulate: batches of each in an optimizer step.
         limit: of batches in an epoch, as Lightning's ``limit_train_batches``.
     """
 
     rank: int = 0
     count: int = 1
-    answer_together: bool = False
+    every_rank_answers_all: bool = False
     accumulate: int = 1
     limit: int | float = 1.0
 
@@ -537,5 +537,5 @@ class ReasoningDataModule(LightningDataModule):
 
     def _eval_loader(self, rows: TrainingRows, lengths: list[int]) -> DataLoader:
         place = self.processes
-        rank, count = (0, 1) if place.answer_together else (place.rank, place.count)
+        rank, count = (0, 1) if place.every_rank_answers_all else (place.rank, place.count)
         return self._loader(rows, LengthSortedSampler(lengths, self.eval_batch_size, rank, count), DataLoader)

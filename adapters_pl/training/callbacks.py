@@ -26,7 +26,7 @@ from adapters_pl.training.guards import Guards
 from adapters_pl.training.last_checkpoint import LastCheckpoint
 from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.resume import Resume
-from adapters_pl.training.strategies import answer_together, from_all, gathered
+from adapters_pl.training.strategies import gathered, gathered_answers, traits_of
 
 #: Optimizer steps between two writes of ``last.ckpt`` (and one after every epoch).
 CHECKPOINT_EVERY = 200
@@ -169,7 +169,7 @@ class RunRecorder(Callback):
         """Keep the batch's answers."""
         assert isinstance(pl_module, CausalLMModule)
         name = trainer.datamodule.eval_sets[dataloader_idx]  # type: ignore[attr-defined]
-        if trainer.is_global_zero or not answer_together(trainer.strategy):
+        if trainer.is_global_zero or not traits_of(trainer.strategy).every_rank_answers_all:
             with self.run.writing(f"predictions/{name}.partial.jsonl"):
                 assert pl_module.answers is not None
                 self._partial[name].append(pl_module.answers.newest)
@@ -178,7 +178,7 @@ class RunRecorder(Callback):
         """Write predictions and results, and end with the tables."""
         assert isinstance(pl_module, CausalLMModule)
         assert pl_module.answers is not None
-        data, efforts = trainer.datamodule, from_all(trainer.strategy, pl_module.answers.effort)  # type: ignore[attr-defined]
+        data, efforts = trainer.datamodule, gathered_answers(trainer.strategy, pl_module.answers.effort)  # type: ignore[attr-defined]
         command = repeating(str(trainer.ckpt_path) if trainer.ckpt_path else None)
         model = hashlib.sha256(json.dumps(self._identity, sort_keys=True).encode()).hexdigest()[:16]
         results, predictions = {}, self._gathered(trainer, pl_module)
@@ -249,7 +249,7 @@ class RunRecorder(Callback):
     def _gathered(trainer: Trainer, pl_module: LightningModule) -> dict[str, list[dict[str, Any]]]:
         """The records of all processes by set, each set in its file's order."""
         assert isinstance(pl_module, CausalLMModule)
-        parts = from_all(trainer.strategy, pl_module.records)
+        parts = gathered_answers(trainer.strategy, pl_module.records)
         names = list(dict.fromkeys(name for part in parts for name in part))
         return {
             name: sorted((r for part in parts for r in part.get(name, [])), key=lambda record: record["row"])

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from adapters_pl.compat.lightning import cluster_environment
 from adapters_pl.data.tokens import IGNORE
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.terminal import ENDING, let_go_of_closed_streams
@@ -80,7 +81,7 @@ class Guards(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Keep Lightning from answering SLURM's signal, by saving wherever the signal finds it."""
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         if stage == "fit" and isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             environment.auto_requeue = False
             self._requeue_signal = environment.requeue_signal or signal.SIGUSR1

@@ -6,9 +6,10 @@ import subprocess
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from adapters_pl.compat.lightning import validate_now
 from adapters_pl.runs.run import Run, slurm_job, sweep
 from adapters_pl.training.guards import Guards, Stop
 
@@ -71,12 +72,7 @@ class LastCheckpoint(Checkpoint):
         if self._validated != trainer.global_step and trainer.enable_validation:
             # Lightning validates where an epoch ends. Without this a training that ends elsewhere, as one of few
             # ``max_steps``, would have no ``val_loss`` of what it ended with, and maybe no ``best.ckpt``.
-            trainer.validating = True
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
-            for callback in trainer.checkpoint_callbacks:
-                if isinstance(callback, ModelCheckpoint):
-                    callback.on_train_epoch_end(trainer, pl_module)
+            validate_now(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remember what was validated."""

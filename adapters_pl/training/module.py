@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters_pl.adapters.base import Adapter, describe_adapter
+from adapters_pl.compat.lightning import replaces_samplers, trainer_of
 from adapters_pl.data.module import Processes, ReasoningDataModule
 from adapters_pl.data.questions import Questions, Reader
 from adapters_pl.evaluation.engine import Engine, TransformersEngine
@@ -47,7 +48,7 @@ from adapters_pl.training.checkpoint import FORMAT, check_checkpoint
 from adapters_pl.training.checkpoint_io import AtomicCheckpointIO
 from adapters_pl.training.checks import check_packing
 from adapters_pl.training.optimizers import LinearWarmup
-from adapters_pl.training.strategies import FullyShardedStrategy, answer_together, as_forward, full_value, sharding
+from adapters_pl.training.strategies import StrategyTraits, as_forward, full_value, traits_of
 
 if TYPE_CHECKING:
     from adapters_pl.training.checkpoint import SavedAdapters
@@ -155,9 +156,9 @@ class CausalLMModule(LightningModule):
     def build_base(self) -> PreTrainedModel:
         """The frozen base as ``self.model``: loaded the first time, the same object ever after."""
         if "model" not in self._modules:
-            if self._sharding and (self.quantization or getattr(self.config, "quantization_config", None)):
+            if self._strategy.divides_base and (self.quantization or getattr(self.config, "quantization_config", None)):
                 raise UserError("A quantised base cannot be sharded: train it with --trainer.strategy ddp.")
-            self.model = self._sharding.build_base(self._load, self._skeleton) if self._sharding else self._load()
+            self.model = self._strategy.build_base(self._load, self._skeleton)
             if self.add_tokens:
                 # The base is known by what it was before it grew.
                 self._fingerprint = fingerprint(self.model)
@@ -175,7 +176,7 @@ class CausalLMModule(LightningModule):
             self.trust_remote_code,
             self.random_init,
             quantization=self.quantization,
-            device=self._trainer.strategy.root_device if self._trainer is not None else None,
+            device=trainer.strategy.root_device if (trainer := trainer_of(self)) else None,
         )
 
     def _skeleton(self) -> PreTrainedModel:
@@ -184,7 +185,7 @@ class CausalLMModule(LightningModule):
     @property
     def virtual_tokens(self) -> int:
         """Positions of the base's context that the adapters take, those included that are still to be injected."""
-        coming = [c for c in getattr(self._trainer, "callbacks", ()) if isinstance(c, Adapter)]
+        coming = [c for c in getattr(trainer_of(self), "callbacks", ()) if isinstance(c, Adapter)]
         adapters = {adapter.name: adapter for adapter in (*coming, *self.adapters.values())}
         return sum(adapter.virtual_tokens for adapter in adapters.values())
 
@@ -194,20 +195,15 @@ class CausalLMModule(LightningModule):
         return "flash" in str(self.model.config._attn_implementation)
 
     @property
-    def _sharding(self) -> FullyShardedStrategy | None:
-        return sharding(self._trainer.strategy) if self._trainer is not None else None
-
-    @property
-    def _receives(self) -> bool:
-        """Whether all values, base and adapters, come from another process."""
-        return self._sharding is not None and self._sharding.receives
+    def _strategy(self) -> StrategyTraits:
+        return traits_of(getattr(trainer_of(self), "strategy", None))
 
     def configure_model(self) -> None:
         """Shard the base and the adapters in it, where the strategy does that; Lightning calls this after ``setup``."""
-        if self._sharding:
+        if self._strategy.divides_base:
             # A sharded base can no longer be sampled.
-            self._fingerprint = self._sharding.broadcast(self.base_fingerprint())
-            self._sharding.shard(self.model)
+            self._fingerprint = self.trainer.strategy.broadcast(self.base_fingerprint())
+            self._strategy.shard(self.model)
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Inject ``adapter`` into the base; an adapter that is there already stays as it is.
@@ -219,17 +215,15 @@ class CausalLMModule(LightningModule):
         if known is not None and known.init_args() != adapter.init_args():
             raise UserError(f"Two adapters are named '{adapter.name}': give each its own --adapter.name.")
         self.adapters[adapter.name] = adapter
-        adapter.attach_to(
-            self.build_base(), seed=_seed() if self._sharding is None or self._sharding.is_global_zero else None
-        )
+        adapter.attach_to(self.build_base(), seed=None if self._strategy.receives_values else _seed())
 
     def setup(self, stage: str) -> None:
         """Build the base for runs without an adapter, fill in saved adapters, and refuse to train nothing."""
-        if self._trainer is not None and type(self._trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            self._trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if (trainer := trainer_of(self)) and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
         self.build_base()
         if self.initial is not None:
-            if not self._receives:
+            if not self._strategy.receives_values:
                 self.initial.check(self.model)
                 self.initial.fill(self.model)
             self.initial = None
@@ -237,7 +231,7 @@ class CausalLMModule(LightningModule):
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
         if stage == "fit" and self.activation_checkpointing:
             self._checkpoint_activations()
-        if isinstance(data := getattr(self._trainer, "datamodule", None), ReasoningDataModule):
+        if isinstance(data := getattr(trainer_of(self), "datamodule", None), ReasoningDataModule):
             self.connect(data)
 
     @property
@@ -420,7 +414,7 @@ class CausalLMModule(LightningModule):
     @property
     def computes_on(self) -> torch.device:
         """Where the model computes; offloaded parameters lie elsewhere."""
-        return self._trainer.strategy.root_device if self._trainer is not None else self.model.device
+        return trainer.strategy.root_device if (trainer := trainer_of(self)) else self.model.device
 
     @property
     def _data(self) -> ReasoningDataModule:
@@ -463,7 +457,7 @@ class CausalLMModule(LightningModule):
             UserError: Lightning would divide the rows a second time, or change how many batches make a step.
         """
         trainer, text = self.trainer, context_length(self.config)
-        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+        if trainer.world_size > 1 and replaces_samplers(trainer):
             raise UserError("Pass Trainer(use_distributed_sampler=False): the data module divides the rows itself.")
         if trainer.state.fn == "fit" and any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
             raise UserError(
@@ -477,7 +471,7 @@ class CausalLMModule(LightningModule):
             Processes(
                 trainer.global_rank,
                 trainer.world_size,
-                answer_together(trainer.strategy),
+                self._strategy.every_rank_answers_all,
                 trainer.accumulate_grad_batches,
                 trainer.limit_train_batches,
             ),
@@ -574,7 +568,7 @@ class CausalLMModule(LightningModule):
         for name, value in checkpoint["state_dict"].items():
             # What a subclass holds outside the base may be whole numbers.
             if value.is_floating_point() != kinds.get(name, value.is_floating_point()) or not value.isfinite().all():
-                where = self.trainer.ckpt_path if self._trainer is not None else "This checkpoint"
+                where = getattr(trainer_of(self), "ckpt_path", "This checkpoint")
                 raise UserError(f"{where}: {name} holds values that are no finite numbers; take another checkpoint.")
         if here != there:
             trained = ", ".join(sorted(_names(ours["adapters"]))) or "none"

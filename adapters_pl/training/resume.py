@@ -25,6 +25,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
+from adapters_pl.compat.lightning import (
+    batches_done,
+    fit_loop_state,
+    forget_restart,
+    metrics_of,
+    move_best_checkpoints,
+    restore_by_epochs,
+    restore_metrics,
+)
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.data.sampler import StepLoader, StepSampler
 from adapters_pl.inputs.errors import UserError
@@ -44,7 +53,6 @@ _SHAPE = {
     "rates": [float],
     "metrics": {str: {str: float}},
 }
-_METRICS = ("callback", "logged", "progress_bar")
 
 
 class Resume(Callback):
@@ -70,8 +78,7 @@ class Resume(Callback):
         """Let ``max_steps`` resume as ``max_epochs`` does."""
         self._at_step = self._at_validation = self._stored = None
         if stage == "fit":
-            # With max_steps Lightning takes every checkpoint for one from the middle of an epoch.
-            trainer.fit_loop._iteration_based_training = lambda: False  # type: ignore[method-assign]
+            restore_by_epochs(trainer)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the learning rates before the checkpoint's take their place."""
@@ -102,10 +109,7 @@ class Resume(Callback):
         loader = trainer.train_dataloader
         if not isinstance(loader, StepLoader):
             return
-        epochs: Any = trainer.fit_loop.epoch_progress.current
-        batches: Any = trainer.fit_loop.epoch_loop.batch_progress
-        # Before an epoch's first batch the counter is still the last epoch's.
-        done = 0 if epochs.ready > epochs.started else batches.current.processed
+        done, done_of_all = batches_done(trainer)
         position = _sampler(loader).state_dict(done)
         complete = done >= trainer.num_training_batches
         within = 0 if complete else done % trainer.accumulate_grad_batches
@@ -115,16 +119,12 @@ class Resume(Callback):
         # As Lightning has it: the epoch of the last batch that counts.
         checkpoint["epoch"] = max(0, position["epoch"] - (not position["rows"]))
         mine = self._at_step if within else self._at_validation
-        connector = trainer._logger_connector
         checkpoint[KEY] = {
             **position,
-            "batches": batches.total.processed - within,
+            "batches": done_of_all - within,
             "validating": validating,
             "rates": self._rates,
-            "metrics": {
-                kind: {name: float(value) for name, value in getattr(connector, f"_{kind}_metrics").items()}
-                for kind in _METRICS
-            },
+            "metrics": metrics_of(trainer),
             "random": together(mine or random_state(trainer.strategy.root_device)),
         }
 
@@ -138,9 +138,8 @@ class Resume(Callback):
         self._stored = checkpoint[KEY]
         if not has_shape(self._stored, _SHAPE) or not 0 <= checkpoint["global_step"] < 2**40:
             raise _strange(trainer)
-        checkpoint["loops"]["fit_loop"].update(
-            _counters(trainer, data.batch_size, self._stored, checkpoint["global_step"])
-        )
+        position = _loop_state(trainer, data.batch_size, self._stored, checkpoint["global_step"])
+        checkpoint["loops"]["fit_loop"].update(position)
         for schedule in checkpoint["lr_schedulers"]:
             if "lr_lambdas" in schedule:
                 schedule["lr_lambdas"] = [None] * len(schedule["lr_lambdas"])
@@ -164,9 +163,7 @@ class Resume(Callback):
         # Lightning does this only where no schedule has asked for the loader before.
         if isinstance(trainer.train_dataloader, StepLoader):
             trainer.train_dataloader.load_state_dict(self._stored)
-        for kind, values in self._stored["metrics"].items():
-            mine = getattr(trainer._logger_connector, f"_{kind}_metrics")
-            mine.update({name: torch.tensor(value) for name, value in values.items()})
+        restore_metrics(trainer, self._stored["metrics"])
         if self._rates != self._stored["rates"]:
             _change_rates(trainer, [now / then for now, then in zip(self._rates, self._stored["rates"], strict=True)])
 
@@ -175,8 +172,7 @@ class Resume(Callback):
         stored, self._stored = self._stored, None
         if stored is None:
             return
-        # Else Lightning skips a schedule that waits for a metric at the end of this epoch.
-        trainer.fit_loop.restarting = False
+        forget_restart(trainer)
         if processes(stored["random"]) == trainer.world_size:
             set_random_state(one_of(stored["random"], trainer.global_rank), trainer.strategy.root_device)
 
@@ -186,46 +182,13 @@ def _sampler(loader: StepLoader) -> StepSampler:
     return loader.batch_sampler
 
 
-def _counters(trainer: Trainer, batch_size: int, stored: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The fit loop's state from which Lightning goes on at the position ``stored``, with this run's division of rows.
-
-    It tells by the differences between its counters where it was. Three states are enough: between two epochs,
-    between two batches of an epoch (as if saved at the end of a batch, after which it validates no more), and
-    before a validation.
-    """
-    width = batch_size * trainer.world_size
-    accumulate = trainer.accumulate_grad_batches
-    rows, epoch, validating = stored["rows"], stored["epoch"], stored["validating"]
-    done = (
-        -(-rows // width) if stored.get("complete", rows == stored["of"]) else rows // (width * accumulate) * accumulate
-    )
-    within = rows > 0
-    # Lightning adds to these what it thinks was left undone.
-    epochs_ended = epoch - 1 if epoch and not within else epoch
-    batches_ended = int(within and not validating)
-    return {
-        "state_dict": {},
-        "epoch_progress": _twice(_progress(epoch + within, epoch, epochs_ended)),
-        "epoch_loop.state_dict": {"_batches_that_stepped": steps - within},
-        "epoch_loop.batch_progress": {
-            "total": _progress(stored["batches"], stored["batches"], stored["batches"] - batches_ended),
-            "current": _progress(done, done, max(0, done - batches_ended)),
-            "is_last_batch": False,
-        },
-        "epoch_loop.val_loop.batch_progress": {
-            "total": _progress(int(validating), 0, 0),
-            "current": _progress(0, 0, 0),
-            "is_last_batch": False,
-        },
-    }
-
-
-def _progress(begun: int, processed: int, completed: int) -> dict[str, int]:
-    return {"ready": begun, "started": begun, "processed": processed, "completed": completed}
-
-
-def _twice(progress: dict[str, int]) -> dict[str, dict[str, int]]:
-    return {"total": progress, "current": dict(progress)}
+def _loop_state(trainer: Trainer, batch_size: int, stored: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The fit loop's state at the position ``stored``, with this run's division of rows into batches."""
+    width, accumulate = batch_size * trainer.world_size, trainer.accumulate_grad_batches
+    rows = stored["rows"]
+    complete = stored.get("complete", rows == stored["of"])
+    batches = -(-rows // width) if complete else rows // (width * accumulate) * accumulate
+    return fit_loop_state(stored["epoch"], rows > 0, stored["validating"], batches, stored["batches"], steps)
 
 
 def _change_rates(trainer: Trainer, ratios: list[float]) -> None:
@@ -237,63 +200,44 @@ def _change_rates(trainer: Trainer, ratios: list[float]) -> None:
             config.scheduler.base_lrs = [base * ratio for base, ratio in zip(bases, ratios, strict=True)]
 
 
+#: What torch's optimizers keep of every element of a parameter, and what they keep once.
+_OF_EVERY_ELEMENT = (
+    *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "momentum_buffer", "acc_delta"),
+    *("sum", "ax", "prev", "step_size", "variance"),
+)
+_ONCE = ("step", "eta", "mu", "mu_product")
+
+
 def _refuse_strange_state(optimizer: Optimizer, where: object) -> None:
     """Raise ``UserError`` where what an optimizer keeps of a parameter has another shape; torch notices in a step."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                shaped = key in _LIKE_ITS_PARAMETER and getattr(value, "shape", None) != parameter.shape
-                if shaped or not isinstance(value, torch.Tensor | int | float):
+                shape = getattr(value, "shape", torch.Size())
+                fits = isinstance(value, torch.Tensor | int | float)
+                fits &= key not in _OF_EVERY_ELEMENT or shape == parameter.shape
+                fits &= key not in _ONCE or shape.numel() == 1
+                if not fits:
                     raise UserError(
-                        f"{where}: its optimizer's {key} has another shape than the parameter that it is kept of; take "
+                        f"{where}: its optimizer's {key} is not of the shape that its parameter asks for; take "
                         "another checkpoint."
                     )
 
 
-#: What torch's optimizers keep of every element of a parameter.
-_LIKE_ITS_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg", "sum")
-
-
-#: What Lightning's ModelCheckpoint keeps.
-_SHAPE_OF_BEST = {
-    **dict.fromkeys(("best_model_path", "kth_best_model_path", "last_model_path"), str),
-    "best_k_models": {str: torch.Tensor},
-    "best_model_score": (torch.Tensor, None),
-    "kth_value": torch.Tensor,
-}
-
-
 def _stay_in_the_folder(trainer: Trainer, states: dict[str, Any]) -> None:
-    """Let what is known of the best checkpoints name files of the folder that this one lies in, whatever it says.
+    """Let what is known of the best checkpoints name files of the folder that this one lies in.
 
-    Lightning removes such a file when a better one comes. In another folder nothing is known of them.
+    In another folder nothing is known of them.
     """
     lies_in = Path(str(trainer.ckpt_path)).resolve().parent
     for callback in trainer.checkpoint_callbacks:
-        key, folder = callback.state_key, Path(str(getattr(callback, "dirpath", None)))
+        key = callback.state_key
         if not isinstance(callback, ModelCheckpoint) or key not in states:
             continue
-        if lies_in != folder:
+        if lies_in != Path(str(callback.dirpath)):
             del states[key]
-            continue
-        state = states[key]
-        if not has_shape(state, _SHAPE_OF_BEST):
+        elif not move_best_checkpoints(callback, states[key]):
             raise _strange(trainer)
-        models, worst = state["best_k_models"], max if callback.mode == "min" else min
-        paths = [path for path in (state["best_model_path"], state["last_model_path"], *models) if path]
-        scores = [
-            score for score in (state["best_model_score"], state["kth_value"], *models.values()) if score is not None
-        ]
-        if not all(Path(path).name.endswith(callback.FILE_EXTENSION) for path in paths) or not all(
-            score.is_floating_point() and score.numel() == 1 for score in scores
-        ):
-            raise _strange(trainer)
-        here = {path: str(folder / Path(path).name) if path else "" for path in ("", *paths)}
-        models = {here[path]: score for path, score in models.items()}
-        kth = worst(models, key=models.__getitem__) if 0 < callback.save_top_k <= len(models) else ""
-        state |= {"dirpath": str(folder), "best_k_models": models, "kth_best_model_path": kth}
-        state |= {name: here[state[name]] for name in ("best_model_path", "last_model_path")}
-        state["kth_value"] = models.get(kth, state["kth_value"])
 
 
 def _strange(trainer: Trainer) -> UserError:

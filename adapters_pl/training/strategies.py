@@ -8,17 +8,16 @@ their names in it, and frozen parameters cannot share a unit with trained ones. 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
-from lightning.pytorch.strategies import ModelParallelStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy, StrategyRegistry
 from torch import Tensor, nn
 from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, OffloadPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -27,13 +26,43 @@ from transformers import PreTrainedModel
 
 from adapters_pl.compat import dcp as sharded_checkpoint
 from adapters_pl.inputs.errors import UserError, did_you_mean
+from adapters_pl.inputs.names import loaded, public_name
 from adapters_pl.models.discovery import architecture_of
 from adapters_pl.training.checkpoint_io import keeping_failure
 
 T = TypeVar("T")
 
 
-class FullyShardedStrategy(ModelParallelStrategy):
+class StrategyTraits:
+    """What module, data module, callbacks and forecast ask of a strategy.
+
+    These are the answers of a strategy that keeps all of the base in every process, as every one of Lightning's does
+    that is of use here. A strategy of ours inherits this and declares what is different.
+    """
+
+    #: Whether base, gradients and optimizer state are divided among the processes.
+    divides_base: ClassVar[bool] = False
+    #: Whether every process answers every row: parts of one model compute at the same time or not at all.
+    every_rank_answers_all: ClassVar[bool] = False
+    #: Whether the values of base and adapters come from another process.
+    receives_values: bool = False
+
+    def build_base(
+        self, load: Callable[[], PreTrainedModel], skeleton: Callable[[], PreTrainedModel]
+    ) -> PreTrainedModel:
+        """The base: what ``load`` gives, or ``skeleton`` where the values come later, by :meth:`shard`."""
+        return load()
+
+    def shard(self, model: PreTrainedModel) -> None:
+        """Divide ``model``, with all that is injected into it, among the processes."""
+
+
+def traits_of(strategy: Any) -> StrategyTraits:
+    """What ``strategy`` declares; one that declares nothing keeps all of the base in every process."""
+    return strategy if isinstance(strategy, StrategyTraits) else StrategyTraits()
+
+
+class FullyShardedStrategy(StrategyTraits, ModelParallelStrategy):
     """FSDP2 over all processes: base, gradients and optimizer state are divided among them.
 
     Rank 0 alone reads the base; the others get their shards from it, so that the memory of a host does not grow with
@@ -46,6 +75,9 @@ class FullyShardedStrategy(ModelParallelStrategy):
         process_group_backend: ``nccl`` or ``gloo``; by the devices if not given.
         timeout: after which a process that no longer answers ends the others.
     """
+
+    divides_base = True
+    every_rank_answers_all = True
 
     def __init__(
         self,
@@ -60,7 +92,7 @@ class FullyShardedStrategy(ModelParallelStrategy):
     # ---- sharding
 
     @property
-    def receives(self) -> bool:
+    def receives_values(self) -> bool:  # type: ignore[override]
         """Whether this process is given its shards by rank 0, which alone reads base and adapters."""
         return not self.is_global_zero
 
@@ -73,11 +105,11 @@ class FullyShardedStrategy(ModelParallelStrategy):
         self, load: Callable[[], PreTrainedModel], skeleton: Callable[[], PreTrainedModel]
     ) -> PreTrainedModel:
         """The base: rank 0 loads it, the others' memory for it is not touched before :meth:`shard`."""
-        model = skeleton() if self.receives else load()
+        model = skeleton() if self.receives_values else load()
         dtypes = {name: value.dtype for name, value in _tensors(model)}
-        told = self.broadcast((dtypes, model.generation_config))
-        if self.receives:
-            dtypes, model.generation_config = told
+        of_rank_0 = self.broadcast((dtypes, model.generation_config))
+        if self.receives_values:
+            dtypes, model.generation_config = of_rank_0
             for name, value in _tensors(model):
                 value.data = value.data.to(dtypes[name])
             model.to_empty(device="cpu").tie_weights()
@@ -198,19 +230,10 @@ def strategy_named(name: str | Strategy) -> str | Strategy:
     return name
 
 
-def sharding(strategy: Any) -> FullyShardedStrategy | None:
-    """The strategy itself if it divides the base among the processes."""
-    return strategy if isinstance(strategy, FullyShardedStrategy) else None
-
-
-def answer_together(strategy: Any) -> bool:
-    """Whether all processes answer every row: parts of one model compute together or not at all."""
-    return sharding(strategy) is not None
-
-
-def from_all(strategy: Any, value: Any) -> list[Any]:
-    """What each process has answered, in the order of ranks; once if they all answer everything."""
-    if answer_together(strategy) or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+def gathered_answers(strategy: Any, value: Any) -> list[Any]:
+    """What each process has answered, in the order of ranks; once if every process answers every row."""
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if traits_of(strategy).every_rank_answers_all or not distributed:
         return [value]
     parts = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, value)
@@ -229,18 +252,9 @@ def division_of(strategy: Any) -> tuple[Division, bool]:
     """
     name = strategy if isinstance(strategy, str) else str(getattr(strategy, "class_path", type(strategy).__name__))
     arguments = getattr(strategy, "init_args", None) or {}
-    division: Division = "fsdp" if re.search(r"fsdp|FullySharded|ModelParallel", name, re.IGNORECASE) else "ddp"
-    return division, "offload" in name or bool(arguments.get("cpu_offload"))
-
-
-def lost_process(error: BaseException) -> bool:
-    """Whether ``error`` says that another process of the job has ended, or has not answered within the timeout."""
-    if isinstance(error, (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)):
-        return True
-    # Gloo's connections end in plain errors; the second is of one that the other thread of this process timed out on.
-    return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("/gloo/", "Application timeout caused pair closure")
-    )
+    kind = type(strategy) if isinstance(strategy, Strategy) else loaded(Strategy).get(public_name(name), Strategy)
+    divides = name in STRATEGIES or issubclass(kind, (ModelParallelStrategy, FSDPStrategy))
+    return "fsdp" if divides else "ddp", "offload" in name or bool(arguments.get("cpu_offload"))
 
 
 def as_forward(model: nn.Module, function: Callable[[], T]) -> T:

@@ -39,7 +39,6 @@ from adapters_pl.evaluation.journal import PartialAnswers
 from adapters_pl.runs import run as runs
 from adapters_pl.training import callbacks
 from adapters_pl.training.callbacks import RunRecorder
-from adapters_pl.training.strategies import lost_process
 from tests.helpers.kill_resume import fork, load
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_initialized(), reason="a process with a GPU cannot be forked")
@@ -605,15 +604,6 @@ def test_results_that_two_processes_write_at_once_are_all_there(tmp_path):
     gate.open()
     assert [process.wait() for process in processes] == [[0], [0]]
     assert len(runs.Run(tmp_path).results()["sets"]) == 60
-
-
-@pytest.mark.parametrize(
-    "words", ["[/gloo/transport/tcp/pair.cc:1] Timed out", "Application timeout caused pair closure"]
-)
-def test_a_connection_that_timed_out_is_a_lost_process(words):
-    """Which of the two a process says depends on which of its threads sees the timeout first."""
-    assert lost_process(RuntimeError(words))
-    assert not lost_process(RuntimeError("pair of shapes"))
 
 
 # ---- kill -9

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from adapters_pl.training.metrics_file import MetricsFile
@@ -54,6 +56,23 @@ def test_a_row_that_was_cut_is_taken_out(run):
     assert lines(run)[-1] == "1.0"
     MetricsFile(run).rewind(5)
     assert lines(run) == ["a,step,z", "1.0,0,2.0"]
+
+
+def test_the_first_rows_appear_whole_or_not_at_all(run, monkeypatch):
+    """A process that is killed while it writes them leaves no file without its header or with half a row."""
+    seen = []
+
+    def fsync(descriptor, own=os.fsync):
+        seen.append((run / "metrics.csv").exists())
+        own(descriptor)
+
+    monkeypatch.setattr("adapters_pl.runs.run.os.fsync", fsync)
+    logger = log(run, (0, {"train_loss": 2.5}))
+    assert seen == [False, True]  # the rows, and the folder in which they have got their name
+    logger.log_metrics({"train_loss": 2.0}, 1)
+    logger.save()
+    assert lines(run) == ["step,train_loss", "0,2.5", "1,2.0"]
+    assert len(seen) == 2
 
 
 def test_nothing_is_made_of_nothing(run):

@@ -284,6 +284,32 @@ def test_another_division_of_the_rows_sees_those_that_are_left_once(folder, tmp_
     assert len(first.rows + Seen.rows) == 30
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "key", "value"),
+    [
+        ("SGD", "momentum_buffer", torch.zeros(3, 3)),
+        ("Adadelta", "acc_delta", torch.zeros(())),
+        ("AdamW", "exp_avg", torch.zeros(7)),
+        ("AdamW", "step", torch.zeros(2)),
+        ("AdamW", "exp_avg_sq", None),
+    ],
+)
+def test_a_state_of_an_optimizer_that_has_another_shape_is_refused(folder, tmp_path, optimizer, key, value):
+    def own_optimizer(module):
+        more = {"momentum": 0.9} if optimizer == "SGD" else {}
+        module.optimizer_factory = lambda groups: getattr(torch.optim, optimizer)(groups, lr=0.01, **more)
+
+    settings = {"module": own_optimizer, "every": 100, "trainer": {"max_epochs": -1, "max_steps": 1}}
+    train(folder, tmp_path, **settings)
+    last = tmp_path / "checkpoints/last.ckpt"
+    stored = load(last)
+    assert key in stored["optimizer_states"][0]["state"][0]
+    stored["optimizer_states"][0]["state"][0][key] = value
+    torch.save(stored, last)
+    with pytest.raises(UserError, match=rf"last.ckpt: its optimizer's {key} is not of the shape that .*; take another"):
+        train(folder, tmp_path, **{**settings, "trainer": {"max_epochs": -1, "max_steps": 2}})
+
+
 # ---- size
 
 

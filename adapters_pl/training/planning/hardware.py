@@ -123,6 +123,8 @@ def refuse_missing(trainer: Trainer, precision: Any, attention: str | None) -> N
     """
     from lightning.pytorch.accelerators import CPUAccelerator
 
+    from adapters_pl.compat.lightning import process_group_backend
+
     if not isinstance(trainer.accelerator, CPUAccelerator):
         return
     cores = os.cpu_count() or 1
@@ -137,6 +139,5 @@ def refuse_missing(trainer: Trainer, precision: Any, attention: str | None) -> N
         raise UserError(f"--trainer.precision {precision} needs a GPU. On a CPU pass bf16-mixed or 32-true.")
     if attention and "flash" in attention:
         raise UserError(f"--model.attn_implementation {attention} needs a GPU. On a CPU pass sdpa or eager.")
-    backend = getattr(trainer.strategy, "_process_group_backend", None)
-    if backend == "nccl":
+    if process_group_backend(trainer) == "nccl":
         raise UserError("process_group_backend nccl needs GPUs. Leave it out: on a CPU it is gloo.")
