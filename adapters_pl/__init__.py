@@ -16,6 +16,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
+#: The room or file of each public name, beside the sets' classes.
 _EXPORTS = {
     "CausalLMModule": "training.module",
     "Adapter": "adapters",
@@ -35,45 +36,24 @@ _EXPORTS = {
     "save_adapter": "training.checkpoint",
     "ReasoningDataModule": "data",
     "Example": "data",
-    "GSM8K": "data",
-    "SVAMP": "data",
-    "AddSub": "data",
-    "AQuA": "data",
-    "SingleEq": "data",
-    "MultiArith": "data",
-    "MAWPS": "data",
-    "MathQA": "data",
-    "Math7K": "data",
-    "Math10K": "data",
-    "Math14K": "data",
-    "Math50K": "data",
-    "MathData": "data",
-    "BoolQ": "data",
-    "PIQA": "data",
-    "SIQA": "data",
-    "HellaSwag": "data",
-    "WinoGrande": "data",
-    "ARCEasy": "data",
-    "ARCChallenge": "data",
-    "OpenBookQA": "data",
-    "Commonsense15K": "data",
-    "Commonsense170K": "data",
-    "AlpacaCleaned": "data",
-    "Arithmetic": "data",
-    "Commonsense": "data",
     "InstructionJSON": "data",
-    "WordProblems": "data",
     "UserError": "inputs.errors",
 }
 
-__all__ = ["__version__", *_EXPORTS]
+
+def exports() -> dict[str, str]:
+    """Every public name and the room or file that has it; each row of ``answers/sets.py`` is one of them."""
+    rows = import_module(f"{__name__}.answers.sets").ROWS
+    return _EXPORTS | {row.called: "data" for row in rows}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EXPORTS:
-        return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+    if name == "__all__":
+        return ["__version__", *exports()]
+    if not name.startswith("_") and (home := _EXPORTS.get(name) or exports().get(name)):
+        return getattr(import_module(f"{__name__}.{home}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return ["__version__", *sorted(exports())]

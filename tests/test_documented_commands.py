@@ -13,7 +13,7 @@ import pytest
 from adapters_pl.cli import data as command
 from adapters_pl.cli.main import main
 from adapters_pl.data import SETS, SUITES
-from adapters_pl.data.sources import sources
+from adapters_pl.data.published import sources
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,14 +1,14 @@
-"""Every published set, a row each: what its answers are, and which files its rows lie in.
+"""Every published set, a row each: what it is, whose it is, what its answers are, and which files its rows lie in.
 
-A row is all that a set needs unless its rows have a form of their own; data modules are declared over it
-(:mod:`adapters_pl.data.sets`), answers are read and judged by it.
+A row is all that a set needs unless its rows have a form of their own. Its data module's class, the public name of that
+class and its description are made from it (:mod:`adapters_pl.data.sets`); answers are read and judged by it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from adapters_pl.inputs.errors import UserError, did_you_mean
 
@@ -21,15 +21,20 @@ class SetSpec:
 
     Attributes:
         name: the published folder's name, by which results, files and functions call the set.
-        called: the name of its class; filled in where a class is declared over the row.
+        called: the name of its class; a class that is declared over the row by hand fills it in.
         kind: what kind of answer it has.
         options: the possible answers of a multiple-choice set.
         train: its training file in the published layout; a set without one tests only.
         test: its test file in the published layout.
         columns: which of the training file's columns a field is read from, where it has another name.
+        form: what its rows say beside the published layout, by its name in ``adapters_pl.data.example.FORMS``.
+        suite: the suite in whose mean its accuracy counts.
         judged_on: the sets that a model trained on this one is judged on, if not on the set itself.
         drawn_from: the sets whose rows the training file was drawn from; the others it is judged on are out of
             distribution.
+        about: what it holds, for its class's documentation.
+        citation: who made it.
+        licence: the licence of its own authors, where that is known for certain.
     """
 
     name: str
@@ -39,92 +44,274 @@ class SetSpec:
     train: str | None = None
     test: str | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    form: str = ""
+    suite: str = ""
     judged_on: tuple[str, ...] = ()
     drawn_from: tuple[str, ...] = ()
+    about: str = ""
+    citation: str = ""
+    licence: str | None = None
 
+    @property
+    def documentation(self) -> str:
+        """What the set's class says of itself."""
+        return f"{self.about}\n\n{self.citation}." if self.citation else self.about
+
+
+_LETTERS = ("A", "B", "C", "D", "E")
+# "MAWPS consists of AddSub, MultiArith, SingleOp, SingleEq, SimulEq-S, SimulEq-L" (LLM-Adapters' README).
+_MAWPS = ("mawps", "AddSub", "MultiArith", "SingleEq")
+_ARC = "Clark et al. 2018, Think you have Solved Question Answering?, arXiv 1803.05457"
+#: Who published the training mixtures, and all sets in one layout.
+COLLECTION = "Hu et al. 2023, LLM-Adapters, EMNLP, arXiv 2304.01933"
+
+
+def _arithmetic(name: str, called: str, about: str, citation: str, licence: str | None = None, **more: Any) -> SetSpec:
+    fields = {"kind": "number", "test": f"dataset/{name}/test.json", "suite": "Arithmetic", **more}
+    return SetSpec(name, called, about=about, citation=citation, licence=licence, **fields)
+
+
+def _commonsense(
+    name: str, called: str, options: tuple[str, int], about: str, citation: str, licence: str | None = None
+) -> SetSpec:
+    word, count = options
+    words = tuple(f"{word}{number}" for number in range(1, count + 1)) if count else ("true", "false")
+    train, test = (f"dataset/{name}/{split}.json" for split in ("train", "test"))
+    how: dict[str, Any] = {"form": "named options", "suite": "Commonsense"}
+    return SetSpec(name, called, "choice", words, train, test, about=about, citation=citation, licence=licence, **how)
+
+
+_TESTED = (
+    _arithmetic(
+        "MultiArith",
+        "MultiArith",
+        "Problems of two or more steps.",
+        "Roy and Roth 2015, Solving General Arithmetic Word Problems, EMNLP",
+    ),
+    _arithmetic(
+        "gsm8k",
+        "GSM8K",
+        "Grade-school word problems of two to eight steps.",
+        "Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv 2110.14168",
+        "MIT",
+    ),
+    _arithmetic(
+        "AddSub",
+        "AddSub",
+        "Addition and subtraction problems.",
+        "Hosseini et al. 2014, Learning to Solve Arithmetic Word Problems with Verb Categorization, EMNLP",
+    ),
+    _arithmetic(
+        "AQuA",
+        "AQuA",
+        "Algebraic problems with five options.",
+        "Ling et al. 2017, Program Induction by Rationale Generation, ACL, arXiv 1705.04146",
+        "Apache-2.0",
+        kind="letter",
+        options=_LETTERS,
+    ),
+    _arithmetic(
+        "SingleEq",
+        "SingleEq",
+        "Problems that one equation solves.",
+        "Koncel-Kedziorski et al. 2015, Parsing Algebraic Word Problems into Equations, TACL",
+    ),
+    _arithmetic(
+        "SVAMP",
+        "SVAMP",
+        "One-unknown problems varied so that patterns alone fail.",
+        "Patel et al. 2021, Are NLP Models really able to Solve Simple Math Word Problems?, NAACL, arXiv 2103.07191",
+        "MIT",
+    ),
+    _arithmetic(
+        "mawps",
+        "MAWPS",
+        "A collection of earlier problem sets. Its training rows hold questions of AddSub, MultiArith and SingleEq, "
+        "and answers without rationales.",
+        "Koncel-Kedziorski et al. 2016, MAWPS: A Math Word Problem Repository, NAACL",
+        train="dataset/mawps/trainset.json",
+        columns={"instruction": "original_text", "answer": "ans"},
+        suite="",
+        drawn_from=_MAWPS,
+    ),
+    _arithmetic(
+        "mathqa",
+        "MathQA",
+        "AQuA's problems, cleaned and annotated anew.",
+        "Amini et al. 2019, MathQA, NAACL, arXiv 1905.13319",
+        "Apache-2.0",
+        kind="letter",
+        options=_LETTERS,
+        suite="",
+    ),
+    _commonsense(
+        "boolq",
+        "BoolQ",
+        ("", 0),
+        "Yes-or-no questions that people really asked.",
+        "Clark et al. 2019, BoolQ, NAACL, arXiv 1905.10044",
+        "CC-BY-SA-3.0",
+    ),
+    _commonsense(
+        "piqa",
+        "PIQA",
+        ("solution", 2),
+        "Which of two ways to do an everyday thing works.",
+        "Bisk et al. 2020, PIQA, AAAI, arXiv 1911.11641",
+    ),
+    _commonsense(
+        "social_i_qa",
+        "SIQA",
+        ("answer", 3),
+        "Why people act and what follows for others.",
+        "Sap et al. 2019, Social IQa, EMNLP, arXiv 1904.09728",
+    ),
+    _commonsense(
+        "hellaswag",
+        "HellaSwag",
+        ("ending", 4),
+        "Which ending continues a description.",
+        "Zellers et al. 2019, HellaSwag, ACL, arXiv 1905.07830",
+        "MIT",
+    ),
+    _commonsense(
+        "winogrande",
+        "WinoGrande",
+        ("option", 2),
+        "Which of two names a blank stands for.",
+        "Sakaguchi et al. 2020, WinoGrande, AAAI, arXiv 1907.10641",
+    ),
+    _commonsense(
+        "ARC-Easy",
+        "ARCEasy",
+        ("answer", 5),
+        "Science questions that simple methods answer.",
+        _ARC,
+        "CC-BY-SA-4.0",
+    ),
+    _commonsense(
+        "ARC-Challenge",
+        "ARCChallenge",
+        ("answer", 5),
+        "Science questions that retrieval and co-occurrence answer wrongly.",
+        _ARC,
+        "CC-BY-SA-4.0",
+    ),
+    _commonsense(
+        "openbookqa",
+        "OpenBookQA",
+        ("answer", 4),
+        "Elementary science facts put to use.",
+        "Mihaylov et al. 2018, Can a Suit of Armor Conduct Electricity?, EMNLP, arXiv 1809.02789",
+    ),
+)
 
 #: Sets that are judged together, by the mean of their accuracies (LLM-Adapters, tables 3 and 4).
 SUITES: dict[str, tuple[str, ...]] = {
-    "Arithmetic": ("MultiArith", "gsm8k", "AddSub", "AQuA", "SingleEq", "SVAMP"),
-    "Commonsense": (
-        "boolq",
-        "piqa",
-        "social_i_qa",
-        "hellaswag",
-        "winogrande",
-        "ARC-Easy",
-        "ARC-Challenge",
-        "openbookqa",
-    ),
+    suite: tuple(spec.name for spec in _TESTED if spec.suite == suite) for suite in ("Arithmetic", "Commonsense")
 }
 
-# "MAWPS consists of AddSub, MultiArith, SingleOp, SingleEq, SimulEq-S, SimulEq-L" (LLM-Adapters' README).
-_MAWPS = ("mawps", "AddSub", "MultiArith", "SingleEq")
-_LETTERS = ("A", "B", "C", "D", "E")
+
+def _mixture(called: str, file: str, suite: str, about: str, drawn_from: tuple[str, ...] = ()) -> SetSpec:
+    kind, form = ("number", "letters among numbers") if suite == "Arithmetic" else ("choice", "named options")
+    how: dict[str, Any] = {"kind": kind, "form": form, "about": about, "citation": COLLECTION}
+    file = f"ft-training_set/{file}.json"
+    return SetSpec(called, called, train=file, judged_on=SUITES[suite], drawn_from=drawn_from, **how)
 
 
-def _tested(name: str, called: str, kind: Kind = "number", options: tuple[str, ...] = ()) -> SetSpec:
-    return SetSpec(name, called, kind, options, test=f"dataset/{name}/test.json")
-
-
-def _chosen(name: str, called: str, word: str, count: int) -> SetSpec:
-    options = tuple(f"{word}{number}" for number in range(1, count + 1)) if count else ("true", "false")
-    train, test = (f"dataset/{name}/{split}.json" for split in ("train", "test"))
-    return SetSpec(name, called, "choice", options, train, test)
-
-
-def _mixture(called: str, file: str, suite: str, drawn_from: tuple[str, ...] = ()) -> SetSpec:
-    kind: Kind = "number" if suite == "Arithmetic" else "choice"
-    return SetSpec(
-        called, called, kind, train=f"ft-training_set/{file}.json", judged_on=SUITES[suite], drawn_from=drawn_from
-    )
-
-
-_ROWS = (
-    _tested("MultiArith", "MultiArith"),
-    _tested("gsm8k", "GSM8K"),
-    _tested("AddSub", "AddSub"),
-    _tested("AQuA", "AQuA", "letter", _LETTERS),
-    _tested("SingleEq", "SingleEq"),
-    _tested("SVAMP", "SVAMP"),
-    SetSpec(
-        "mawps",
-        "MAWPS",
-        "number",
-        train="dataset/mawps/trainset.json",
-        test="dataset/mawps/test.json",
-        columns={"instruction": "original_text", "answer": "ans"},
-        drawn_from=_MAWPS,
+_TRAINED = (
+    _mixture(
+        "Math10K",
+        "math_10k",
+        "Arithmetic",
+        "LLM-Adapters' arithmetic training mixture with model-written rationales (section 3.2). Drawn from the "
+        "training sets of GSM8K, MAWPS and AQuA (1,000 rows); MAWPS's hold test questions of AddSub, MultiArith and "
+        "SingleEq.",
+        ("gsm8k", "AQuA", *_MAWPS),
     ),
-    _tested("mathqa", "MathQA", "letter", _LETTERS),
-    _chosen("boolq", "BoolQ", "", 0),
-    _chosen("piqa", "PIQA", "solution", 2),
-    _chosen("social_i_qa", "SIQA", "answer", 3),
-    _chosen("hellaswag", "HellaSwag", "ending", 4),
-    _chosen("winogrande", "WinoGrande", "option", 2),
-    _chosen("ARC-Easy", "ARCEasy", "answer", 5),
-    _chosen("ARC-Challenge", "ARCChallenge", "answer", 5),
-    _chosen("openbookqa", "OpenBookQA", "answer", 4),
-    _mixture("Math10K", "math_10k", "Arithmetic", ("gsm8k", "AQuA", *_MAWPS)),
-    _mixture("Math7K", "math_7k", "Arithmetic", ("gsm8k", "AQuA")),
-    _mixture("Math14K", "math_14k", "Arithmetic", ("gsm8k", "AQuA")),
-    _mixture("Math50K", "math_50k", "Arithmetic"),
-    _mixture("MathData", "math_data", "Arithmetic", SUITES["Arithmetic"]),
-    _mixture("Commonsense170K", "commonsense_170k", "Commonsense", SUITES["Commonsense"]),
-    _mixture("Commonsense15K", "commonsense_15k", "Commonsense", SUITES["Commonsense"]),
-    SetSpec("AlpacaCleaned", "AlpacaCleaned", train="ft-training_set/alpaca_data_cleaned.json"),
+    _mixture(
+        "Math7K",
+        "math_7k",
+        "Arithmetic",
+        'Math10K without the rows from MAWPS (LLM-Adapters\' README, "Special Announcement").',
+        ("gsm8k", "AQuA"),
+    ),
+    _mixture(
+        "Math14K",
+        "math_14k",
+        "Arithmetic",
+        'Math7K with rationales by ChatGPT and by GPT-4 (LLM-Adapters\' README, "Special Announcement").',
+        ("gsm8k", "AQuA"),
+    ),
+    _mixture(
+        "Math50K",
+        "math_50k",
+        "Arithmetic",
+        "The largest arithmetic mixture of LLM-Adapters; what it was drawn from is not documented.",
+    ),
+    _mixture(
+        "MathData",
+        "math_data",
+        "Arithmetic",
+        "The first arithmetic training file of LLM-Adapters. Every one of its 3,260 rows is a row of a test set.",
+        SUITES["Arithmetic"],
+    ),
+    _mixture(
+        "Commonsense170K",
+        "commonsense_170k",
+        "Commonsense",
+        "LLM-Adapters' commonsense training mixture, the training rows of eight sets (section 3.2).",
+        SUITES["Commonsense"],
+    ),
+    _mixture(
+        "Commonsense15K",
+        "commonsense_15k",
+        "Commonsense",
+        "A smaller commonsense mixture of LLM-Adapters, in the same form.",
+        SUITES["Commonsense"],
+    ),
+    SetSpec(
+        "AlpacaCleaned",
+        "AlpacaCleaned",
+        train="ft-training_set/alpaca_data_cleaned.json",
+        about="Stanford Alpaca's instructions with their faults mended; what to test on is the user's to say.",
+    ),
+)
+_GENERATED = (
     SetSpec(
         "word_problems",
         "WordProblems",
         "number",
         judged_on=("word_problems", "word_problems-fresh", "word_problems-unseen"),
     ),
-    SetSpec("word_problems-fresh", "FreshWordProblems", "number"),
-    SetSpec("word_problems-unseen", "UnseenWordProblems", "number"),
+    SetSpec(
+        "word_problems-fresh",
+        "FreshWordProblems",
+        "number",
+        about="The same distribution from another seed of the generator.",
+    ),
+    SetSpec(
+        "word_problems-unseen",
+        "UnseenWordProblems",
+        "number",
+        about="Additions and subtractions whose operands occur nowhere in the base's pretraining.",
+    ),
+)
+# The suites themselves: a data module that is judged on all of its sets.
+_SUITES = tuple(
+    SetSpec(
+        suite,
+        suite,
+        judged_on=sets,
+        about=f"LLM-Adapters' {suite.lower()} sets; what counts is the mean of their accuracies (section 4).",
+    )
+    for suite, sets in SUITES.items()
 )
 
+#: Every row, those of whole suites too: each of them has a class.
+ROWS = (*_TESTED, *_TRAINED, *_GENERATED, *_SUITES)
 #: Every set by its published name; classes that are declared elsewhere add theirs.
-SPECS: dict[str, SetSpec] = {spec.name: spec for spec in _ROWS}
+SPECS: dict[str, SetSpec] = {spec.name: spec for spec in ROWS if spec.name not in SUITES}
 
 
 def published_name(name: str) -> str:

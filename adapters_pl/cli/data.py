@@ -12,8 +12,16 @@ from rich.text import Text
 from adapters_pl.cli.options import parsed
 from adapters_pl.data import SETS, SUITES, set_named, sets_of
 from adapters_pl.data.files import read_rows
-from adapters_pl.data.published import MissingFile, cached_path, download, find_file, local_path
-from adapters_pl.data.sources import Source, blob_sha1, sources
+from adapters_pl.data.published import (
+    MissingFile,
+    Source,
+    blob_sha1,
+    cached_path,
+    download,
+    find_file,
+    local_path,
+    sources,
+)
 from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.tables import print_table
 

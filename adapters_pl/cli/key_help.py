@@ -156,7 +156,7 @@ def text(command: str, summary: str) -> str:
 
 def names(room: str) -> list[str]:
     """The public adapter methods or datasets."""
-    public = [name for name, home in adapters_pl._EXPORTS.items() if home == room and name[0].isupper()]
+    public = [name for name, home in adapters_pl.exports().items() if home == room and name[0].isupper()]
     general = ("Adapter", "AdapterLayer", "LinearAdapterLayer", "ReasoningDataModule", "Example")
     return [name for name in public if name not in general]
 

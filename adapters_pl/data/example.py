@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from adapters_pl.answers import Kind
+from adapters_pl.answers import SPECS, Kind, option_texts
 
 
 @dataclass(frozen=True)
@@ -35,3 +37,27 @@ class Example:
 def asks(example: Example) -> str:
     """What tells questions apart: their words and signs, but for case and white space."""
     return " ".join(f"{example.instruction} {example.input}".split()).casefold()
+
+
+_NAMED = re.compile(r"Answer format: (\S+)\s*$")
+
+
+def _named_options(example: Example) -> Example:
+    """The options that the last line names, ``Answer format: answer1/answer2``; a set's own are all that occur."""
+    named = _NAMED.search(example.instruction)
+    return replace(example, options=tuple(named[1].split("/"))) if named else example
+
+
+def _letters_among_numbers(example: Example) -> Example:
+    """A letter where the answer is the letter of one of the options that the question lists, else a number."""
+    letters = SPECS["AQuA"].options
+    listed = option_texts(example.instruction, letters)
+    return replace(example, kind="letter", options=letters) if example.answer in listed else example
+
+
+#: What ``SetSpec.form`` may be: what the rows of a family of sets say of an example beside the published layout.
+FORMS: dict[str, Callable[[Example], Example]] = {
+    "": lambda example: example,
+    "named options": _named_options,
+    "letters among numbers": _letters_among_numbers,
+}

@@ -9,8 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
-from pyarrow import ArrowInvalid, ArrowTypeError, parquet
+from pyarrow import parquet
 
 from adapters_pl.inputs.errors import UserError, first_line
 
@@ -74,20 +73,6 @@ def _text(path: Path) -> str:
     if not text.strip():
         raise UserError(f"{path}: the file is empty; copy or download it again.")
     return text
-
-
-def as_dataset(rows: list[dict[str, Any]], path: Path, columns: Iterable[str] | None = None) -> Dataset:
-    """The rows as a dataset with ``columns``, or with every column that any row has.
-
-    Raises:
-        UserError: a column holds values of different types.
-    """
-    # Arrow would take the columns from the first row alone.
-    names = list(columns or dict.fromkeys(column for row in rows for column in row))
-    try:
-        return Dataset.from_dict({name: [row.get(name) for row in rows] for name in names})
-    except (ArrowInvalid, ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
-        raise UserError(f"{path}: a column mixes types ({str(error).splitlines()[0]}); make it text.") from error
 
 
 def _parse_list(path: Path, text: str) -> list[Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
-from datasets import Dataset
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -19,13 +18,12 @@ from transformers import PreTrainedTokenizerBase
 from adapters_pl.answers import SPECS, SUITES, Kind, SetSpec, protocol_named, sets_of, spec_named
 from adapters_pl.compat.lightning import rank_zero_info
 from adapters_pl.data.contamination import Policy
-from adapters_pl.data.example import Example
-from adapters_pl.data.files import FIELDS, as_dataset, read_rows
+from adapters_pl.data.example import FORMS, Example
+from adapters_pl.data.files import read_rows
 from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised, without_repeats
-from adapters_pl.data.published import check_published, find_file
+from adapters_pl.data.published import check_published, find_file, sources
 from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
 from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
-from adapters_pl.data.sources import sources
 from adapters_pl.data.tokens import Collate, TokenTable, TrainingRows
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.masking import masked_values
@@ -115,6 +113,7 @@ class ReasoningDataModule(LightningDataModule):
             return
         cls.spec = replace(cls.spec, called=cls.__name__)
         cls.set_name, cls.kind, cls.options = cls.spec.name, cls.spec.kind, cls.spec.options
+        cls.__doc__ = cls.__doc__ or cls.spec.documentation
         if cls.spec.name not in SUITES:
             SPECS.setdefault(cls.spec.name, cls.spec)
             SETS.setdefault(cls.spec.name, cls)
@@ -231,7 +230,7 @@ class ReasoningDataModule(LightningDataModule):
 
     # ---- what a dataset may write itself
 
-    def rows(self, split: Split) -> Dataset:
+    def rows(self, split: Split) -> list[dict[str, Any]]:
         """The rows of a split, in the file's order.
 
         Raises:
@@ -242,27 +241,21 @@ class ReasoningDataModule(LightningDataModule):
             raise UserError(self._no_file(split))
         path = find_file(self.root, relative, self.set_name, self.files)
         self._checksums[relative] = check_published(path, relative, self.set_name)
-        columns = self.spec.columns if split == "train" else {}
-        # A file with columns of its own may mix types in those that nothing reads.
-        return as_dataset(read_rows(path, columns), path, FIELDS if columns else None)
+        return read_rows(path, self.spec.columns if split == "train" else None)
 
     def example(self, row: dict[str, Any], index: int) -> Example:
         """One row as an :class:`Example`; ``index`` counts the file's rows from 0."""
-        kind, options = self.kind_of(row)
-        return Example(
+        example = Example(
             id=str(row["id"]) if row.get("id") is not None else f"{self.set_name}-{index}",
             set=self.set_name,
             instruction=row["instruction"],
             input=row.get("input") or "",
             response=row.get("output") or row.get("answer") or "",
             answer=row.get("answer"),
-            kind=kind,
-            options=options,
+            kind=self.kind,
+            options=self.options,
         )
-
-    def kind_of(self, row: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
-        """The kind of a row's answer and its options; the set's own, unless it is a mixture."""
-        return self.kind, self.options
+        return FORMS[self.spec.form](example)
 
     # ---- for everyone
 

@@ -10,8 +10,7 @@ from adapters_pl.cli import data as command
 from adapters_pl.cli import main as cli
 from adapters_pl.data import SETS
 from adapters_pl.data import published as fetch
-from adapters_pl.data.published import MissingFile
-from adapters_pl.data.sources import sources
+from adapters_pl.data.published import MissingFile, sources
 from tests.conftest import DATA, shared
 
 

@@ -33,7 +33,7 @@ from adapters_pl.adapters import adapter_layers
 from adapters_pl.cli.configuration import inherited_config, load_config_file
 from adapters_pl.cli.main import main
 from adapters_pl.cli.received import SECTIONS, received
-from adapters_pl.data.files import FIELDS, as_dataset, read_rows
+from adapters_pl.data.files import FIELDS, read_rows
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.untrusted import is_plain
 from adapters_pl.models.base import load_base, load_config, load_tokenizer, meta_model
@@ -487,7 +487,7 @@ row_files = st.one_of(
 def _read(file):
     """Everything that reads rows, each for itself."""
     with contextlib.suppress(UserError):
-        as_dataset(read_rows(file), file)
+        read_rows(file)
     for kind in ("auto", "choice"):
         with contextlib.suppress(UserError):
             InstructionJSON(path=str(file), answer_kind=kind).examples("train")

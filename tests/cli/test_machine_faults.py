@@ -33,8 +33,7 @@ from adapters_pl import load_adapter
 from adapters_pl.cli import main as cli
 from adapters_pl.cli import training as lightning_cli
 from adapters_pl.cli.main import INTERRUPTED, main
-from adapters_pl.data.published import cached_path
-from adapters_pl.data.sources import Source
+from adapters_pl.data.published import Source, cached_path
 from adapters_pl.evaluation.journal import PartialAnswers
 from adapters_pl.runs import run as runs
 from adapters_pl.training import callbacks

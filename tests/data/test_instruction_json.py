@@ -10,9 +10,9 @@ import datasets
 import pytest
 
 from adapters_pl.data import InstructionJSON
+from adapters_pl.data.published import blob_sha1
 from adapters_pl.data.sets import instruction_json
 from adapters_pl.data.sets.instruction_json import infer_kinds
-from adapters_pl.data.sources import blob_sha1
 from adapters_pl.inputs.errors import UserError
 
 

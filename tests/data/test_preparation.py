@@ -9,9 +9,9 @@ import pytest
 
 from adapters_pl.data import Arithmetic, InstructionJSON, MathQA, WordProblems, preparation
 from adapters_pl.data import set_named as named
+from adapters_pl.data.published import blob_sha1
 from adapters_pl.data.questions import Reader
-from adapters_pl.data.sets.arithmetic import corrupted_options
-from adapters_pl.data.sources import blob_sha1
+from adapters_pl.data.sets.mathqa import corrupted_options
 from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, shared
 

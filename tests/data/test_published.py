@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from adapters_pl.data import AddSub
 from adapters_pl.data import published as fetch
-from adapters_pl.data.published import MissingFile, download, find_file
-from adapters_pl.data.sources import Source, blob_sha1, sources
+from adapters_pl.data.published import MissingFile, Source, blob_sha1, download, find_file, sources
 from adapters_pl.inputs.cache import cache_folder, offline
 from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, GOLDEN, shared

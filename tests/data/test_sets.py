@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections import Counter
 
 import pytest
 
-from adapters_pl.answers import extract, protocol_named
+import adapters_pl
+from adapters_pl.answers import SUITES, extract, protocol_named
+from adapters_pl.answers.sets import ROWS
 from adapters_pl.data import (
     ARCChallenge,
     BoolQ,
@@ -22,6 +25,7 @@ from adapters_pl.data.questions import Reader
 from adapters_pl.evaluation.generation import Generation
 from adapters_pl.evaluation.judging import judge_one
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.names import public_name
 from tests.conftest import DATA, shared
 
 STRICT = protocol_named("strict")
@@ -37,6 +41,32 @@ def attach(tokenizer):
         return data
 
     return attach
+
+
+# ---- one row a set
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.called)
+def test_a_row_makes_a_class_with_its_documentation_and_its_public_name(row):
+    kind = getattr(adapters_pl, row.called)
+    assert row.called in adapters_pl.__all__
+    assert kind.spec == row
+    assert kind.__doc__.startswith(row.about)
+    assert row.citation in kind.__doc__ or row.called == "MathQA"
+    assert pickle.loads(pickle.dumps(kind)) is kind
+    # What earlier versions wrote into checkpoints and configurations.
+    assert public_name(f"adapters_pl.data.sets.arithmetic.{row.called}") == f"adapters_pl.{row.called}"
+
+
+def test_a_suite_is_what_the_rows_say_of_themselves():
+    for suite, sets in SUITES.items():
+        assert list(sets) == [row.name for row in ROWS if row.suite == suite]
+        assert getattr(adapters_pl, suite)().test_sets == list(sets)
+
+
+def test_a_name_that_no_row_has_is_no_attribute():
+    with pytest.raises(AttributeError, match="no attribute 'GSM9K'"):
+        _ = adapters_pl.GSM9K
 
 
 # ---- the published files
@@ -276,9 +306,9 @@ def test_unseen_problems_have_no_multiplication():
 def test_the_same_arguments_make_the_same_problems(problems):
     again = WordProblems(train_rows=600, test_rows=60)
     for split in ("train", "test"):
-        assert problems.rows(split).to_list() == again.rows(split).to_list()
+        assert problems.rows(split) == again.rows(split)
         other = WordProblems(train_rows=600, test_rows=60, problem_seed=3)
-        assert problems.rows(split)["instruction"] != other.rows(split)["instruction"]
+        assert problems.rows(split) != other.rows(split)
 
 
 def test_every_problem_states_the_right_answer(problems):
@@ -290,16 +320,16 @@ def test_every_problem_states_the_right_answer(problems):
 
 
 def test_shuffled_answers_are_the_same_answers_to_other_problems(problems):
-    rows = problems.rows("train").to_list()
+    rows = problems.rows("train")
     shuffled = WordProblems(train_rows=600, test_rows=60, shuffle_answers=True)
-    mixed = shuffled.rows("train").to_list()
+    mixed = shuffled.rows("train")
     assert [row["instruction"] for row in mixed] == [row["instruction"] for row in rows]
     answers, others = ([(row["output"], row["answer"]) for row in each] for each in (rows, mixed))
     assert Counter(others) == Counter(answers)
     assert sum(mine == other for mine, other in zip(answers, others, strict=True)) < 60
     # Output and answer stay together, and the test stays honest.
     assert all(extract(output, "word_problems") == answer for output, answer in others)
-    assert shuffled.rows("test").to_list() == problems.rows("test").to_list()
+    assert shuffled.rows("test") == problems.rows("test")
 
 
 def test_every_judged_set_takes_the_seed_of_the_problems(attach):

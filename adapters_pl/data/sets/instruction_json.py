@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,9 +14,10 @@ from datasets import Dataset
 
 from adapters_pl.answers import Kind
 from adapters_pl.compat.lightning import rank_zero_info
-from adapters_pl.data.files import FIELDS, as_dataset, checked_rows, read_rows
+from adapters_pl.data.example import Example
+from adapters_pl.data.files import FIELDS, checked_rows, read_rows
 from adapters_pl.data.module import ReasoningDataModule, Split
-from adapters_pl.data.sources import blob_sha1
+from adapters_pl.data.published import blob_sha1
 from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.hub import at_hand
 
@@ -83,7 +85,7 @@ class InstructionJSON(ReasoningDataModule):
         #: The files of which it has been said what their answers are.
         self._said: set[str] = set()
 
-    def rows(self, split: Split) -> Dataset:
+    def rows(self, split: Split) -> list[dict[str, Any]]:
         """The rows of the training files or of the test file, or the held-out rows where there is no test file."""
         if split == "train":
             return self._training_rows()
@@ -94,15 +96,14 @@ class InstructionJSON(ReasoningDataModule):
         if not held_out:
             raise UserError("Nothing to test on: pass --data.test_path FILE, or hold rows out with --data.val_size.")
         # They keep the names that they have in their file.
-        named = [row or f"{self.set_name}-{index}" for index, row in enumerate(rows["id"])]
-        return rows.remove_columns("id").add_column("id", named).select(held_out)
+        return [{**rows[index], "id": rows[index].get("id") or f"{self.set_name}-{index}"} for index in held_out]
 
     @property
     def sets_without_rows(self) -> tuple[str, ...]:
         """The set itself, where the rows to test on are held out of the training rows."""
         return () if self.test_path is not None else (self.set_name,)
 
-    def _training_rows(self) -> Dataset:
+    def _training_rows(self) -> list[dict[str, Any]]:
         if not self.paths:
             raise UserError("InstructionJSON has no training file: pass --data.path FILE.")
         parts = [self._read(path, self.train_split) for path in self.paths]
@@ -146,10 +147,9 @@ class InstructionJSON(ReasoningDataModule):
             )
         return splits[split]
 
-    def _infer(self, rows: list[dict[str, Any]], path: str) -> Dataset:
-        """The rows as a dataset; the kinds of their answers are seen from them, and said."""
-        read = as_dataset(rows, Path(path), FIELDS)
-        answers = [answer for answer in read["answer"] if answer is not None]
+    def _infer(self, rows: list[dict[str, Any]], path: str) -> list[dict[str, Any]]:
+        """The rows; the kinds of their answers are seen from them, and said."""
+        answers = [row["answer"] for row in rows if row["answer"] is not None]
         if self.answer_kind == "auto":
             self._kinds = infer_kinds(answers)
         else:
@@ -159,8 +159,8 @@ class InstructionJSON(ReasoningDataModule):
         # A row without an answer, which is only predicted, is taken to be as most are.
         declared: Kind = "text" if self.answer_kind == "auto" else self.answer_kind
         self.kind, self.options = counts.most_common(1)[0][0] if counts else (declared, ())
-        self._say(path, read["answer"], counts)
-        return read
+        self._say(path, [row["answer"] for row in rows], counts)
+        return rows
 
     def _say(self, path: str, answers: Sequence[str | None], counts: Mapping[Any, int]) -> None:
         """What the answers of a file are taken for, and which rows have none; once a file."""
@@ -175,9 +175,10 @@ class InstructionJSON(ReasoningDataModule):
             found = ", ".join(f"{count} {kind}" for (kind, _), count in counts.items())
             rank_zero_info(f"{path}: answers by kind: {found} (--data.answer_kind sets one for all)")
 
-    def kind_of(self, row: dict[str, Any]) -> tuple[Kind, tuple[str, ...]]:
-        """The kind of the row's own answer."""
-        return self._kinds.get(row.get("answer") or "", (self.kind, self.options))
+    def example(self, row: dict[str, Any], index: int) -> Example:
+        """The row with the kind of its own answer."""
+        kind, options = self._kinds.get(row.get("answer") or "", (self.kind, self.options))
+        return replace(super().example(row, index), kind=kind, options=options)
 
 
 def infer_kinds(answers: Sequence[str]) -> dict[str, tuple[Kind, tuple[str, ...]]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from datasets import Dataset
-
 from adapters_pl.answers import SPECS
 from adapters_pl.data.module import ReasoningDataModule, Split, set_named
 from adapters_pl.data.sets import problems
@@ -48,11 +46,11 @@ class WordProblems(ReasoningDataModule):
             return kind(test_rows=self.test_rows, problem_seed=self.problem_seed)
         return super()._set(name)
 
-    def rows(self, split: Split) -> Dataset:
+    def rows(self, split: Split) -> list[dict[str, Any]]:
         """Generate a split; the same arguments give the same rows."""
         if split == "test":
             seed = self.problem_seed + self.seed_of_test
-            return Dataset.from_list(problems.generate(self.split_of_test, self.test_rows, seed))
+            return problems.generate(self.split_of_test, self.test_rows, seed)
         rows = problems.generate("train", self.train_rows, self.problem_seed)
         if self.shuffle_answers:
             # A third of the way round: no row keeps its own answer, and the distribution stays.
@@ -60,18 +58,14 @@ class WordProblems(ReasoningDataModule):
             answers = [(row["output"], row["answer"]) for row in rows]
             for i, row in enumerate(rows):
                 row["output"], row["answer"] = answers[(i + shift) % len(rows)]
-        return Dataset.from_list(rows)
+        return rows
 
 
 class FreshWordProblems(WordProblems):
-    """The same distribution from another seed of the generator."""
-
     spec = SPECS["word_problems-fresh"]
     seed_of_test = 9001
 
 
 class UnseenWordProblems(WordProblems):
-    """Additions and subtractions whose operands occur nowhere in the base's pretraining."""
-
     spec = SPECS["word_problems-unseen"]
     split_of_test = "unseen"
