@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers import warm
 from tests.helpers.processes import ENVIRONMENT, free_port
 
 
@@ -17,7 +18,7 @@ def run(folder, command, processes, *arguments):
     """Run the command line in ``folder`` on so many CPU processes."""
     strategy = ["--trainer.strategy", "ddp", "--trainer.devices", str(processes)] if processes > 1 else []
     words = [command, "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", *strategy, *arguments]
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-m", "adapters_pl", *words],
         cwd=folder,
         env=ENVIRONMENT,
@@ -89,7 +90,7 @@ def test_accuracy_is_exact_across_processes(tmp_path):
     environment = {**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "2"}
     environment |= {"MASTER_PORT": str(free_port()), "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     processes = [
-        subprocess.Popen([sys.executable, program], env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE)
+        warm.Process([sys.executable, program], env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE)
         for rank in range(2)
     ]
     errors = [process.communicate(timeout=120)[1].decode() for process in processes]

@@ -16,6 +16,7 @@ from adapters_pl import CausalLMModule, UserError, load_adapter
 from adapters_pl.compat.dcp import load
 from adapters_pl.data.sampler import StepSampler
 from adapters_pl.training.checkpoint import read_checkpoint
+from tests.helpers import warm
 from tests.helpers.processes import ENVIRONMENT, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def launch(processes, **settings):
         words = [sys.executable, ROOT / "tests/distributed/equality.py", json.dumps({**settings, "devices": processes})]
         environment = {**common, **(own if processes > 1 else {})}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(words, env=environment, cwd=ROOT, **pipes))
+        started.append(warm.Process(words, env=environment, cwd=ROOT, **pipes))
     outputs = [process.communicate(timeout=400)[0] for process in started]
     assert [process.returncode for process in started] == [0] * processes, outputs[0][-3000:]
 
@@ -143,7 +144,7 @@ def test_a_sharded_run_is_tested_and_goes_on_without_shards(tmp_path, make_base,
 
     def command(*words):
         program = [sys.executable, "-m", "adapters_pl", *words]
-        done = subprocess.run(program, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+        done = warm.run(program, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
 
     command("fit", *own, *sharded, "--trainer.max_epochs", "1")

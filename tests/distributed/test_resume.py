@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.helpers import warm
 
 JOBS = Path(__file__).with_name("resume_jobs.py")
 USER_ERROR, STOPPED = 3, 4
@@ -18,7 +19,7 @@ USER_ERROR, STOPPED = 3, 4
 def jobs():
     """What happened to all of them."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run([sys.executable, JOBS, "3"], env=environment, capture_output=True, text=True, timeout=400)
+    done = warm.run([sys.executable, JOBS, "3"], env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     *table, found = done.stdout.splitlines()
     return {"table": "\n".join(table), **json.loads(found)}

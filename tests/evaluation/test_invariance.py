@@ -15,6 +15,7 @@ from lightning.pytorch import Trainer
 
 from adapters_pl import CausalLMModule, InstructionJSON
 from tests.conftest import tiny_model, tiny_tokenizer
+from tests.helpers import warm
 from tests.helpers.processes import free_port
 
 ARCHITECTURES = ("llama", "bloom", "opt", "gptj")
@@ -192,7 +193,7 @@ def on_two_processes(tmp_path, questions, size, bases):
     }
     words = [sys.executable, "-c", PROGRAM, str(questions), str(NEW_TOKENS), str(size), str(out), *map(str, bases)]
     processes = [
-        subprocess.Popen(words, env={**environment, "NODE_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
+        warm.Process(words, env={**environment, "NODE_RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
     try:
