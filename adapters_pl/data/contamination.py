@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from adapters_pl.data.example import Example
+
 Policy = Literal["error", "drop", "allow"]
 
 # Short enough that a question of ten words has several, long enough that two questions rarely share many by chance.
@@ -51,6 +53,11 @@ def normalised(text: str) -> str:
     'sam s 3 000 dimes left'
     """
     return _SEPARATORS.sub(" ", text.lower()).strip()
+
+
+def question(example: Example) -> str:
+    """What is compared: all that is asked."""
+    return f"{example.instruction}\n{example.input}" if example.input else example.instruction
 
 
 @dataclass

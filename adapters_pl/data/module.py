@@ -1,13 +1,9 @@
-"""What every dataset shares: from rows to examples, prompts, batches and judged answers.
-
-A dataset class is declarations, and an ``example`` of its own only if its rows need one.
-"""
+"""What every dataset shares: from examples to prompts, batches and questions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning.fabric.utilities.data import AttributeDict
@@ -15,15 +11,16 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from adapters_pl.answers import SPECS, SUITES, Kind, SetSpec, protocol_named, sets_of, spec_named
+from adapters_pl.answers import protocol_named, sets_of, spec_named
 from adapters_pl.compat.lightning import rank_zero_info
-from adapters_pl.data.contamination import Policy
-from adapters_pl.data.example import FORMS, Example
-from adapters_pl.data.files import read_rows
-from adapters_pl.data.preparation import OnOverflow, guard, rows_of_tests, tokenised, without_repeats
-from adapters_pl.data.published import check_published, find_file, sources
+from adapters_pl.data.contamination import Policy, question
+from adapters_pl.data.contamination import report as contamination_of
+from adapters_pl.data.example import Example
+from adapters_pl.data.preparation import OnOverflow, divide, guarded, rows_of_tests, tokenised, without_repeats
+from adapters_pl.data.published import sources
 from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
-from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
+from adapters_pl.data.rows import SETS, SetRows
+from adapters_pl.data.sampler import LengthSortedSampler, Processes, SeededRows, StepLoader, StepSampler
 from adapters_pl.data.tokens import Collate, TokenTable, TrainingRows
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.masking import masked_values
@@ -31,12 +28,7 @@ from adapters_pl.inputs.ranges import AtLeast0, AtLeast1, AtLeast8, NotNegative,
 from adapters_pl.inputs.terminal import leave_signals_to_the_parent
 from adapters_pl.prompts import check_template
 
-Split = Literal["train", "test"]
 AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
-
-
-#: Every data module's class by its set's published name; filled as classes are defined.
-SETS: dict[str, type[ReasoningDataModule]] = {}
 
 
 def set_named(name: str) -> type[ReasoningDataModule]:
@@ -44,26 +36,7 @@ def set_named(name: str) -> type[ReasoningDataModule]:
     return SETS[spec_named(name).name]
 
 
-@dataclass(frozen=True)
-class Processes:
-    """How several processes share the rows.
-
-    Attributes:
-        rank: which of them this is.
-        count: how many there are.
-        every_rank_answers_all: each of them answers every row, as the parts of one model must.
-        accumulate: batches of each in an optimizer step.
-        limit: of batches in an epoch, as Lightning's ``limit_train_batches``.
-    """
-
-    rank: int = 0
-    count: int = 1
-    every_rank_answers_all: bool = False
-    accumulate: int = 1
-    limit: int | float = 1.0
-
-
-class ReasoningDataModule(LightningDataModule):
+class ReasoningDataModule(SetRows, LightningDataModule):
     """A reasoning dataset in the published layout: rows of ``instruction, input, output, answer``.
 
     They lie in ``dataset/<Name>/{train,test}.json`` and ``ft-training_set/*.json``.
@@ -100,23 +73,22 @@ class ReasoningDataModule(LightningDataModule):
         seed: of the validation rows and of the order of training rows.
     """
 
-    #: What the set is; a class that has none is no set but a way of reading rows.
-    spec: ClassVar[SetSpec] = SetSpec("")
-    #: What is read of ``spec``; a class may find some of it in its files instead.
-    set_name: str = ""
-    kind: Kind = "text"
-    options: tuple[str, ...] = ()
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "spec" not in vars(cls):
-            return
-        cls.spec = replace(cls.spec, called=cls.__name__)
-        cls.set_name, cls.kind, cls.options = cls.spec.name, cls.spec.kind, cls.spec.options
-        cls.__doc__ = cls.__doc__ or cls.spec.documentation
-        if cls.spec.name not in SUITES:
-            SPECS.setdefault(cls.spec.name, cls.spec)
-            SETS.setdefault(cls.spec.name, cls)
+    #: The headings under which the help lists the arguments; those of one class alone stand behind them.
+    headings: ClassVar[dict[str, tuple[str, ...]]] = {
+        "What is read": ("root", "files", "limit_train", "limit_test", "val_size"),
+        "Prompts and lengths": (
+            "template",
+            "system",
+            "thinking",
+            "train_on_prompt",
+            "cutoff",
+            "on_overflow",
+            "packing",
+        ),
+        "Batches": ("batch_size", "eval_batch_size", "num_workers", "seed"),
+        "How it is tested": ("test_sets", "protocol", "shots", "samples", "temperature", "max_new_tokens"),
+        "What must not happen": ("contamination", "skip_missing"),
+    }
 
     def __init__(
         self,
@@ -153,19 +125,16 @@ class ReasoningDataModule(LightningDataModule):
             if name not in sources():
                 raise UserError(f"data.files: there is no published file '{name}': {did_you_mean(name, sources())}")
         check_template(template)  # a misspelt name fails here and not after the model is loaded
-        self.protocol = protocol_named(protocol)
-        self.shots = shots
-        self.samples = samples
-        self.temperature = temperature if temperature is not None else 0.7 if samples > 1 else 0.0
-        if samples > 1 and not self.temperature:
+        temperature = temperature if temperature is not None else 0.7 if samples > 1 else 0.0
+        if samples > 1 and not temperature:
             raise UserError(f"data.samples is {samples}, but at temperature 0 they would all be the same.")
-        if self.temperature and not self.protocol.samples:
+        how = protocol_named(protocol)
+        if temperature and not how.samples:
             raise UserError(f"data.samples and data.temperature go with protocol strict; {protocol} never samples.")
-        self.system = system
-        self.thinking = thinking
+        #: How sets are asked.
+        self.asking = Asking(how, template, system, thinking, shots, samples, temperature, max_new_tokens, seed)
         self.root = root
         self.files = files
-        self.template = template
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.cutoff = cutoff
@@ -185,7 +154,6 @@ class ReasoningDataModule(LightningDataModule):
         for name in self.test_sets:
             if name != self.set_name:
                 spec_named(name)
-        self.max_new_tokens = max_new_tokens
         self.num_workers = num_workers
         self.seed = seed
         self.training: TrainingRows | None = None
@@ -228,73 +196,13 @@ class ReasoningDataModule(LightningDataModule):
         """What a data module of one's own hands to loggers by ``save_hyperparameters``, without secrets."""
         return masked_values(super().hparams_initial)
 
-    # ---- what a dataset may write itself
-
-    def rows(self, split: Split) -> list[dict[str, Any]]:
-        """The rows of a split, in the file's order.
-
-        Raises:
-            UserError: the set has no such file, or the file is not as it should be.
-        """
-        relative = self.spec.train if split == "train" else self.spec.test
-        if relative is None:
-            raise UserError(self._no_file(split))
-        path = find_file(self.root, relative, self.set_name, self.files)
-        self._checksums[relative] = check_published(path, relative, self.set_name)
-        return read_rows(path, self.spec.columns if split == "train" else None)
-
-    def example(self, row: dict[str, Any], index: int) -> Example:
-        """One row as an :class:`Example`; ``index`` counts the file's rows from 0."""
-        example = Example(
-            id=str(row["id"]) if row.get("id") is not None else f"{self.set_name}-{index}",
-            set=self.set_name,
-            instruction=row["instruction"],
-            input=row.get("input") or "",
-            response=row.get("output") or row.get("answer") or "",
-            answer=row.get("answer"),
-            kind=self.kind,
-            options=self.options,
-        )
-        return FORMS[self.spec.form](example)
-
-    # ---- for everyone
-
-    def examples(self, split: Split) -> list[Example]:
-        """All examples of a split; needs no model, so a notebook can look at the data first."""
-        examples = [self.example(row, index) for index, row in enumerate(self.rows(split))]
-        examples = [example if example.kind else replace(example, kind=self.kind) for example in examples]
-        first: dict[str, int] = {}
-        for number, example in enumerate(examples, start=1):
-            earlier = first.setdefault(example.id, number)
-            if earlier != number:
-                raise UserError(
-                    f"{self.set_name}: rows {earlier} and {number} have the same id '{example.id}'; give each row its "
-                    "own, or leave 'id' out."
-                )
-        return examples
-
     def prompt(self, example: Example) -> str:
         """The text that the model is given for ``example`` in training."""
-        return self.asking.prompt(self._tokenizer, example, template=self.template)
+        return self.asking.prompt(self._tokenizer, example, template=self.asking.template)
 
     def test_prompt(self, example: Example, shots: Sequence[Example] = ()) -> str:
         """The text that the model is given when it is tested: the protocol may have a template of its own."""
         return self.asking.prompt(self._tokenizer, example, shots)
-
-    @property
-    def asking(self) -> Asking:
-        """How sets are asked."""
-        return Asking(
-            self.protocol,
-            self.template,
-            self.system,
-            self.thinking,
-            self.shots,
-            self.samples,
-            self.temperature,
-            self.max_new_tokens,
-            self.seed,
-        )
 
     def questions(self, name: str) -> Questions | None:
         """Set ``name`` as it is asked, or nothing where it is not."""
@@ -311,24 +219,10 @@ class ReasoningDataModule(LightningDataModule):
         return [name for name in self.test_sets if name not in self.missing_sets]
 
     @property
-    def sets_without_rows(self) -> tuple[str, ...]:
-        """The set itself, where it has no test rows of its own that training rows could be among."""
-        return () if self.spec.test or type(self).rows is not ReasoningDataModule.rows else (self.set_name,)
-
-    @property
     def checksums(self) -> dict[str, str]:
         """The git blob SHA-1 of every published file that was read, by its path in the published layout."""
         owners = [self, *(owner for owner, _ in self._asked.values())]
         return {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
-
-    def distribution(self, name: str) -> Literal["in", "out"] | None:
-        """Whether set ``name`` is one that the training rows were drawn from; ``None`` where that is not known."""
-        drawn_from = self.spec.drawn_from
-        if not drawn_from and self.spec.train and not self.spec.judged_on:
-            drawn_from = (self.set_name,)
-        if not drawn_from:
-            return None
-        return "in" if name in drawn_from else "out"
 
     # ---- Lightning's hooks
 
@@ -340,7 +234,7 @@ class ReasoningDataModule(LightningDataModule):
         if stage in ("fit", "validate"):
             self._setup_training(stage)
         else:
-            found, self.missing_sets = rows_of_tests(self, self.test_sets)
+            found, self.missing_sets = self._tests(self.test_sets)
             for name, (owner, examples) in found.items():
                 examples = examples[: self.limit_test]
                 self._ask(name, owner, dict(enumerate(examples)), need_gold=stage == "test")
@@ -389,21 +283,6 @@ class ReasoningDataModule(LightningDataModule):
 
     # ---- inside
 
-    def _no_file(self, split: Split) -> str:
-        if split == "test":
-            return f"{self.set_name} has no test file: name the sets to test on with --data.test_sets."
-        trained_by = sorted(
-            other.__name__
-            for other in SETS.values()
-            if other.spec.train
-            and (self.set_name in other.spec.judged_on or self.spec.judged_on == other.spec.judged_on != ())
-        )
-        sets = f"train on {' or '.join(trained_by)}, judged on it, or " if trained_by else ""
-        return (
-            f"{self.set_name} has no training file, so it can only be tested: {sets}"
-            "train on your own file with --data InstructionJSON --data.path FILE."
-        )
-
     def _set(self, name: str) -> ReasoningDataModule:
         return self if name == self.set_name else set_named(name)(root=self.root, files=self.files)
 
@@ -438,33 +317,42 @@ class ReasoningDataModule(LightningDataModule):
             examples: all training rows.
             check: compare with the test rows under every policy, as before training.
         """
-        train, held_out = self._divide(len(examples))
+        train, held_out = divide(len(examples), self.limit_train, self.val_size, self.seed)
         train = without_repeats(self.set_name, examples, train, held_out)
         parts = [self._weighted(train), held_out]
-        train, held_out = guard(self, examples, *parts) if check or self.contamination == "drop" else parts
+        train, held_out = self._checked(examples, parts) if check or self.contamination == "drop" else parts
         return train, held_out
+
+    def _checked(self, examples: Sequence[Example], parts: list[list[int]]) -> list[list[int]]:
+        """Compare the rows of ``parts`` with every set the run will be judged on; the parts without what is dropped."""
+        judged = [name for name in self.test_sets if name not in self.sets_without_rows]
+        tests, unchecked = self._tests(judged, for_training=True)
+        self.contamination_report, overlapping = contamination_of(
+            [question(examples[row]) for part in parts for row in part],
+            {name: [question(example) for example in asked] for name, (_, asked) in tests.items()},
+            self.contamination,
+            {name: self.distribution(name) for name in tests},
+            unchecked,
+        )
+        # What was compared, by its checksum: the results of a test only name the files that were tested.
+        owners = [self, *(owner for owner, _ in tests.values())]
+        self.contamination_report["data"] = {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
+        return guarded(self.set_name, self.contamination_report, overlapping, parts)
+
+    def _tests(
+        self, names: Sequence[str], for_training: bool = False
+    ) -> tuple[dict[str, tuple[ReasoningDataModule, list[Example]]], list[str]]:
+        """The sets' data modules with their test rows, and the names of those whose files are not at hand."""
+        tolerated = self.skip_missing or (for_training and self.contamination == "allow")
+        return rows_of_tests(self.set_name, {name: self._set(name) for name in names}, tolerated, for_training)
 
     def _weighted(self, rows: list[int]) -> list[int]:
         """The training rows as often as they are taken in an epoch."""
         return rows
 
-    def _divide(self, count: int) -> tuple[list[int], list[int]]:
-        """The rows to train on and the rows to validate on; both in the file's order, no row in both."""
-        limited = min(count, self.limit_train or count)
-        beyond = count - limited
-        if not self.val_size or (limited < 2 and beyond < self.val_size):
-            return list(range(limited)), []
-        held = self.val_size if beyond >= self.val_size else min(self.val_size, max(1, limited // 10))
-        generator = torch.Generator().manual_seed(self.seed)
-        pool = range(limited, count) if beyond >= self.val_size else range(limited)
-        drawn = sorted(pool[i] for i in torch.randperm(len(pool), generator=generator)[:held].tolist())
-        if held < self.val_size:
-            rank_zero_info(f"{count} rows: {held} are held out for validation instead of {self.val_size}")
-        kept = set(drawn)
-        return [i for i in range(limited) if i not in kept], drawn
-
     def _ask(self, name: str, owner: ReasoningDataModule, examples: dict[int, Example], need_gold: bool) -> None:
-        shots = draw_shots(self._worked(owner), examples.values(), self.shots, self.seed) if self.shots else []
+        count = self.asking.shots
+        shots = draw_shots(self._worked(owner), examples.values(), count, self.seed) if count else []
         # One's own rows may answer in any form; the published ones all begin alike.
         leads = owner.spec.test is not None
         how: dict[str, Any] = {"shots": shots, "prompt": self.test_prompt, "with_leads": leads, "need_gold": need_gold}
@@ -499,17 +387,9 @@ class ReasoningDataModule(LightningDataModule):
         return self.cutoff if context is None else min(self.cutoff, context)
 
     def _tokenised(self, examples: list[Example], chosen: list[int]) -> TokenTable:
-        reader = self._reader
-        return tokenised(
-            self.set_name,
-            reader.tokenizer,
-            [self.prompt(examples[index]) for index in chosen],
-            [examples[index] for index in chosen],
-            chosen,
-            self._longest,
-            self.on_overflow,
-            lambda row, example: reader.refuse_beyond_context(row.prompt, example, row.row),
-        )
+        prompts = [self.prompt(examples[index]) for index in chosen]
+        rows = {index: examples[index] for index in chosen}
+        return tokenised(self.set_name, self._reader, prompts, rows, chosen, self._longest, self.on_overflow)
 
     def _collate(self) -> Collate:
         pad_id = self._reader.tokenizer.pad_token_id

@@ -1,87 +1,82 @@
-"""What happens between reading a dataset and training on it: finding the test sets, the guard, and tokenising."""
+"""What happens between reading a dataset and training on it: the test sets, the division, the guard, the tokens."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
-from transformers import PreTrainedTokenizerBase
+import torch
 
 from adapters_pl.compat.lightning import rank_zero_info, rank_zero_only
 from adapters_pl.data import contamination
 from adapters_pl.data.example import Example, asks
 from adapters_pl.data.published import ROOT_VARIABLE, MissingFile
+from adapters_pl.data.questions import Reader
+from adapters_pl.data.rows import SetRows
 from adapters_pl.data.token_cache import encoded
-from adapters_pl.data.tokens import TokenRow, TokenTable
+from adapters_pl.data.tokens import TokenTable
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.tables import print_table
 
 OnOverflow = Literal["truncate", "drop", "error"]
 
 
-class Judged(Protocol):
-    """What is asked of a data module here."""
-
-    set_name: str
-    test_sets: list[str]
-    skip_missing: bool
-    contamination: contamination.Policy
-    contamination_report: dict[str, Any] | None
-    _checksums: dict[str, str]
-
-    @property
-    def sets_without_rows(self) -> tuple[str, ...]:
-        """The sets that have no test rows of their own."""
-
-    def _set(self, name: str) -> Any: ...
-
-    def examples(self, split: Literal["train", "test"]) -> list[Example]:
-        """All examples of a split."""
-
-    def distribution(self, name: str) -> Literal["in", "out"] | None:
-        """Whether training rows were drawn from set ``name``."""
-
-
-def question(example: Example) -> str:
-    """What the guard compares: all that is asked."""
-    return f"{example.instruction}\n{example.input}" if example.input else example.instruction
+Owner = TypeVar("Owner", bound=SetRows)
 
 
 def rows_of_tests(
-    data: Judged, names: Sequence[str], for_training: bool = False
-) -> tuple[dict[str, tuple[Any, list[Example]]], list[str]]:
+    name: str, owners: Mapping[str, Owner], tolerated: bool, for_training: bool = False
+) -> tuple[dict[str, tuple[Owner, list[Example]]], list[str]]:
     """The test sets with their rows, and the names of those whose files are not at hand.
 
     Args:
-        data: what is tested or trained on.
-        names: the sets, in the order in which they are tested.
+        name: of the set that is tested or trained on.
+        owners: what reads each test set, in the order in which they are tested.
+        tolerated: the run may go on without a set.
         for_training: the rows are only compared with the training rows.
 
     Raises:
-        UserError: some files are not at hand, and neither ``skip_missing`` nor, for training,
-            ``contamination: allow`` lets the run go on without them; or none is, and a test has nothing to test.
+        UserError: some files are not at hand, and that is not tolerated; or none is, and a test has nothing to test.
     """
     found, missing = {}, {}
-    for name in names:
-        owner = data._set(name)
+    for each, owner in owners.items():
         try:
-            found[name] = owner, owner.examples("test")
+            found[each] = owner, owner.examples("test")
         except MissingFile as error:
-            missing[name] = error
-    tolerated = data.skip_missing or (for_training and data.contamination == "allow")
+            missing[each] = error
     if missing and not (tolerated and (found or for_training)):
-        if len(names) == 1 and not for_training:
-            raise missing[names[0]]
+        if len(owners) == 1 and not for_training:
+            raise missing[next(iter(owners))]
         purpose = "to check the training rows against" if for_training else "to test on"
         raise UserError(
-            f"{data.set_name}: of {len(names)} sets {purpose}, {len(missing)} have no file at hand: "
+            f"{name}: of {len(owners)} sets {purpose}, {len(missing)} have no file at hand: "
             f"{', '.join(missing)}. Set --data.root (or {ROOT_VARIABLE}), run 'adapters-pl data fetch "
             f"{' '.join(missing)}', or go on without them with --data.skip_missing true."
         )
     if missing:
         what = "the training rows are not checked against" if for_training else "tested without"
-        rank_zero_info(f"{data.set_name}: {what} {', '.join(missing)} (no file at hand)")
+        rank_zero_info(f"{name}: {what} {', '.join(missing)} (no file at hand)")
     return found, list(missing)
+
+
+def divide(count: int, limit_train: int | None, val_size: int, seed: int) -> tuple[list[int], list[int]]:
+    """The rows to train on and the rows to validate on, of ``count``; both in the file's order, no row in both.
+
+    The second are drawn from the rows beyond ``limit_train`` where there are enough of them, else from the first, of
+    which they are at most a tenth.
+    """
+    limited = min(count, limit_train or count)
+    beyond = count - limited
+    if not val_size or (limited < 2 and beyond < val_size):
+        return list(range(limited)), []
+    held = val_size if beyond >= val_size else min(val_size, max(1, limited // 10))
+    pool = range(limited, count) if beyond >= val_size else range(limited)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = sorted(pool[i] for i in torch.randperm(len(pool), generator=generator)[:held].tolist())
+    if held < val_size:
+        rank_zero_info(f"{count} rows: {held} are held out for validation instead of {val_size}")
+    kept = set(drawn)
+    return [i for i in range(limited) if i not in kept], drawn
 
 
 def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int], held_out: Sequence[int]) -> list[int]:
@@ -98,91 +93,81 @@ def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int]
     return kept
 
 
-def guard(data: Judged, examples: Sequence[Example], *parts: list[int]) -> list[list[int]]:
-    """Check the rows of ``parts`` against every set the run will be judged on, as ``data.contamination`` says.
+def guarded(name: str, found: dict[str, Any], overlapping: set[int], parts: list[list[int]]) -> list[list[int]]:
+    """Do with the training rows that are test rows what the policy in ``found`` says.
 
-    What was found is left in ``data.contamination_report``, with the checksums of the files that were compared.
+    Args:
+        name: of the training set, for the messages.
+        found: what :func:`adapters_pl.data.contamination.report` found; of rows that are dropped it says how many.
+        overlapping: the places of the rows that overlap, in ``parts`` one after the other.
+        parts: the rows to train on and the rows held out.
 
     Returns:
         The parts, without the rows that are dropped.
 
     Raises:
-        UserError: rows overlap and the policy is ``error``, or a set's file is not at hand.
+        UserError: rows overlap and the policy is ``error``, or none is left.
     """
-    judged = [name for name in data.test_sets if name not in data.sets_without_rows]
-    tests, unchecked = rows_of_tests(data, judged, for_training=True)
+    if not found["sets"]:
+        return parts
     rows = [row for part in parts for row in part]
-    found, overlapping = contamination.report(
-        [question(examples[row]) for row in rows],
-        {name: [question(example) for example in asked] for name, (_, asked) in tests.items()},
-        data.contamination,
-        {name: data.distribution(name) for name in tests},
-        unchecked,
-    )
-    # What was compared, by its checksum: the results of a test only name the files that were tested.
-    owners = [data, *(owner for owner, _ in tests.values())]
-    found["data"] = {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
-    data.contamination_report = found
-    if not tests:
-        return list(parts)
     count = f"{len(overlapping)} of {len(rows)} training rows"
     if not overlapping:
         asked = sum(row["n"] for row in found["sets"].values())
         rank_zero_info(
-            f"contamination: none of {len(rows)} training rows is among the {asked} test rows of {', '.join(tests)} "
-            f"({found['seconds']:.1f} s)"
+            f"contamination: none of {len(rows)} training rows is among the {asked} test rows of "
+            f"{', '.join(found['sets'])} ({found['seconds']:.1f} s)"
         )
-        return list(parts)
+        return parts
     rank_zero_only(print_table)(contamination.table(found))
-    if data.contamination == "error":
-        touched = [name for name, row in found["sets"].items() if row["train_rows"]]
+    if found["policy"] == "error":
+        touched = [each for each, row in found["sets"].items() if row["train_rows"]]
         raise UserError(
-            f"{data.set_name}: {count} are test rows of {', '.join(touched)}, or nearly. Leave them out with "
+            f"{name}: {count} are test rows of {', '.join(touched)}, or nearly. Leave them out with "
             "--data.contamination drop, or train on them knowingly with --data.contamination allow."
         )
-    if data.contamination == "allow":
+    if found["policy"] == "allow":
         rank_zero_info(f"contamination: {count} are test rows or nearly, and are trained on ({found['seconds']:.1f} s)")
-        return list(parts)
+        return parts
     dropped = {rows[place] for place in overlapping}
     found["dropped"] = len(overlapping)
     rank_zero_info(f"contamination: {count} are dropped ({found['seconds']:.1f} s)")
     if len(dropped) == len(set(rows)):
-        raise UserError(f"{data.set_name}: every training row is a test row, or nearly; there is nothing to train on.")
+        raise UserError(f"{name}: every training row is a test row, or nearly; there is nothing to train on.")
     return [[row for row in part if row not in dropped] for part in parts]
 
 
 def tokenised(
     name: str,
-    tokenizer: PreTrainedTokenizerBase,
+    reader: Reader,
     prompts: Sequence[str],
-    examples: Sequence[Example],
-    numbers: Sequence[int],
+    examples: Mapping[int, Example],
+    chosen: Sequence[int],
     cutoff: int,
     on_overflow: OnOverflow,
-    refuse: Callable[[TokenRow, Example], None],
 ) -> TokenTable:
     """Training rows in tokens, at most ``cutoff`` of them each.
 
     Args:
         name: the dataset, for the messages.
-        tokenizer: the base's.
-        prompts: every row's prompt.
-        examples: every row.
-        numbers: every row's number in the file's order.
+        reader: who reads them; a prompt that alone fills the context is refused, unless rows are dropped.
+        prompts: of the chosen rows.
+        examples: by their number in the file's order.
+        chosen: the numbers of the rows that there are; one may be there several times.
         cutoff: the longest row in tokens.
         on_overflow: what is done with a longer one.
-        refuse: raises for a row whose prompt alone fills the model's context; not asked where rows are dropped.
 
     Raises:
         UserError: a row has nothing to learn, is too long where that is an error, or all of them are dropped.
     """
-    for number, example in zip(numbers, examples, strict=True):
+    for row, example in examples.items():
         if not example.response:
-            raise UserError(f"{name}: row {number + 1} has neither 'output' nor 'answer' to learn.")
-    rows = TokenTable(encoded(tokenizer, prompts, [example.response for example in examples]), numbers, cutoff)
+            raise UserError(f"{name}: row {row + 1} has neither 'output' nor 'answer' to learn.")
+    responses = [examples[row].response for row in chosen]
+    rows = TokenTable(encoded(reader.tokenizer, prompts, responses), chosen, cutoff)
     if on_overflow != "drop":
         for place in (rows.prompt_lengths() >= cutoff).nonzero()[0].tolist():
-            refuse(rows.unfitted(place), examples[place])
+            reader.refuse_beyond_context(rows.unfitted(place).prompt, examples[chosen[place]], chosen[place])
     lengths = rows.prompt_lengths() + rows.response_lengths()
     over = lengths > cutoff
     if not over.any():
@@ -190,7 +175,7 @@ def tokenised(
     if on_overflow == "error":
         first = int(over.argmax())
         raise UserError(
-            f"{name}: row {numbers[first] + 1} has {lengths[first]} tokens, the cutoff is {cutoff}: raise "
+            f"{name}: row {chosen[first] + 1} has {lengths[first]} tokens, the cutoff is {cutoff}: raise "
             "--data.cutoff, or choose --data.on_overflow drop or truncate."
         )
     # Only a prompt is ever shortened, and a token of it has to be left.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -18,6 +19,25 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from adapters_pl.compat.lightning import isolate_rng
 from adapters_pl.inputs.errors import UserError
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How several processes share the rows.
+
+    Attributes:
+        rank: which of them this is.
+        count: how many there are.
+        every_rank_answers_all: each of them answers every row, as the parts of one model must.
+        accumulate: batches of each in an optimizer step.
+        limit: of batches in an epoch, as Lightning's ``limit_train_batches``.
+    """
+
+    rank: int = 0
+    count: int = 1
+    every_rank_answers_all: bool = False
+    accumulate: int = 1
+    limit: int | float = 1.0
 
 
 class StepIndices(list[int]):

@@ -202,7 +202,7 @@ class RunRecorder(Callback):
                 results,
                 predictions,
                 self.overwrite,
-                protocol=data.protocol.name,
+                protocol=data.asking.protocol.name,
                 command=command,
                 seed=data.seed,
                 config=yaml.safe_load(self.config),
@@ -214,7 +214,7 @@ class RunRecorder(Callback):
             print_table(report.results_table(results, self.adapter))
             methods = {type(adapter).__name__ for adapter in pl_module.adapters.values()}
             method = methods.pop() if len(methods) == 1 else None
-            if table := report.published_table(results, pl_module.base, method, data.protocol.name):
+            if table := report.published_table(results, pl_module.base, method, data.asking.protocol.name):
                 print_table(table)
             for line in said:
                 print(line)

@@ -433,7 +433,7 @@ class CausalLMModule(LightningModule):
 
     def _check_scoring(self) -> None:
         """Options are scored by logits that this module computes itself; generation takes the model's own."""
-        if not self._data.protocol.generates:
+        if not self._data.asking.protocol.generates:
             self._check_logits()
 
     def identity(self) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def test_a_suite_cannot_be_trained_on():
 def test_a_suite_reads_every_set_at_hand(make, told):
     data = make("AddSub", {}, test_sets=["Commonsense"], skip_missing=True)
     data.root = str(DATA)
-    found, missing = preparation.rows_of_tests(data, data.test_sets)
+    found, missing = data._tests(data.test_sets)
     assert missing == ["hellaswag"]
     assert [len(examples) for _, examples in found.values()] == [3270, 1838, 1954, 1267, 2376, 1172, 500]
 

@@ -179,9 +179,9 @@ def test_the_harness_scores_published_options_the_same(tmp_path, kind):
 def same_answers(data, folder, tokens):
     """Compare every text, the answer in it and whether it is right."""
     ours = Judged(data, folder)
-    (folder / "reading.py").write_text(READING.format(protocol=data.protocol.name))
+    (folder / "reading.py").write_text(READING.format(protocol=data.asking.protocol.name))
     docs = [{"prompt": p, "gold": r["gold"]} for p, r in zip(ours.prompts, ours.records, strict=True)]
-    theirs = of_the_harness(folder, docs, GENERATED, tokens=tokens, beams=data.protocol.beams)
+    theirs = of_the_harness(folder, docs, GENERATED, tokens=tokens, beams=data.asking.protocol.beams)
     assert [sample["resps"][0][0] for sample in theirs] == [record["output"] for record in ours.records]
     assert [sample["filtered_resps"][0] for sample in theirs] == [record["prediction"] for record in ours.records]
     assert [bool(sample["correct"]) for sample in theirs] == [record["correct"] for record in ours.records]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def test_virtual_tokens_are_part_of_the_context(tmp_path, make_base, base, make)
     run.test(module, datamodule=data, verbose=False)
     assert max(map(len, data.questions("rows").prompts.values())) + data.questions("rows").max_new_tokens == 64 - 20
     assert len(module.records["rows"]) == 30
-    data.template = "alpaca"
+    data.asking = replace(data.asking, template="alpaca")
     with pytest.raises(UserError, match="the model's context is 44 without the 20 virtual tokens"):
         run.test(module, datamodule=data, verbose=False)
 

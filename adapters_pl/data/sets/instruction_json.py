@@ -16,8 +16,9 @@ from adapters_pl.answers import Kind
 from adapters_pl.compat.lightning import rank_zero_info
 from adapters_pl.data.example import Example
 from adapters_pl.data.files import FIELDS, checked_rows, read_rows
-from adapters_pl.data.module import ReasoningDataModule, Split
+from adapters_pl.data.module import ReasoningDataModule
 from adapters_pl.data.published import blob_sha1
+from adapters_pl.data.rows import Split
 from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.hub import at_hand
 

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from adapters_pl.answers import SPECS
 from adapters_pl.compat.lightning import rank_zero_info
-from adapters_pl.data.module import ReasoningDataModule, Split
+from adapters_pl.data.module import ReasoningDataModule
+from adapters_pl.data.rows import Split
 
 
 class MathQA(ReasoningDataModule):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from adapters_pl.answers import SPECS
-from adapters_pl.data.module import ReasoningDataModule, Split, set_named
+from adapters_pl.data.module import ReasoningDataModule, set_named
+from adapters_pl.data.rows import Split
 from adapters_pl.data.sets import problems
 from adapters_pl.inputs.ranges import AtLeast0, AtLeast1, refuse_out_of_range
 
