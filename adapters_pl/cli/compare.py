@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Any
 
 from rich.table import Table
 
-from adapters_pl.cli.main import DONE
-from adapters_pl.cli.options import parsed
 from adapters_pl.evaluation.metrics import mcnemar_exact, paired_bootstrap
 from adapters_pl.evaluation.report import percent, points
 from adapters_pl.evaluation.results import DIGEST, digest
@@ -190,11 +189,8 @@ def find_run(name: str, root: Path) -> Path:
     raise UserError(f"run '{name}' is not there, nor in {root}: {did_you_mean(name, known)}")
 
 
-def main(command: str, arguments: list[str], debug: bool = False) -> int:
+def main(options: Namespace, debug: bool = False) -> int:
     """Compare the first run with each of the others."""
-    options = parsed(command, arguments)
-    if options is None:
-        return DONE
     if options.seed < 0:
         raise UserError(f"--seed is {options.seed}; it must be at least 0.")
     if len(options.runs) < 2:
@@ -207,4 +203,4 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
         print_table(comparison_table(found))
         for note in differences(first.results, other.results):
             print(f"note: {note}")
-    return DONE
+    return 0

@@ -15,11 +15,10 @@ import torch
 
 from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.answers import published_name
-from adapters_pl.cli.main import values_of
+from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.received import SECTIONS, received
 from adapters_pl.compat.dcp import is_sharded
 from adapters_pl.data import SETS, ReasoningDataModule
-from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.masking import masked_parts
 from adapters_pl.inputs.names import public_name, with_public_names
@@ -27,8 +26,6 @@ from adapters_pl.models.base import load_config
 from adapters_pl.runs import recipes
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
 from adapters_pl.training.checkpoint import SavedAdapters, base_of, import_adapters, read_adapter, read_checkpoint
-
-CONFIG = ("--config", "-c")
 
 #: Keys whose value may name a class.
 _CLASS_KEYS = (*SECTIONS, "class_path", "peft_config", "callbacks", "logger", "plugins", "profiler")
@@ -39,21 +36,15 @@ _INHERITED = ("seed_everything", "model", "adapter", "data")
 _RESUMED = (*_INHERITED, "trainer", "optimizer", "lr_scheduler")
 
 
-def peek(arguments: Sequence[str], key: str) -> Any:
-    """The value of dotted ``key`` on the command line, else in the configurations it names, else ``None``."""
-    if given := values_of(arguments, f"--{key}"):
-        return given[-1]
-    value = None
-    for file in values_of(arguments, *CONFIG):
-        node: Any = load_config_file(Path(file))
-        for part in key.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        value = node if node is not None else value
-    return value
+#: Where the base's name, its revision, and the classes of adapter and dataset can stand, by short form and in full.
+_BASE = ("model.base", "model.init_args.base")
+_REVISION = ("model.revision", "model.init_args.revision")
+_ADAPTER = ("adapter", "adapter.class_path")
+_DATA = ("data", "data.class_path")
 
 
-def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
-    """The checkpoint that ``command`` starts from.
+def find_checkpoint(line: CommandLine) -> Path | None:
+    """The checkpoint that a command starts from.
 
     ``--ckpt_path`` names a file, a run's directory, or ``last`` or ``best`` of the newest run. Without it, training
     starts afresh, unless SLURM has put this job back into its queue, which then goes on in its run; and the other
@@ -63,25 +54,30 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     Raises:
         UserError: what is named does not exist, or there is no run to take.
     """
-    refuse_empty_paths(arguments)
-    named, root = (_text_at(arguments, key) for key in ("ckpt_path", "trainer.default_root_dir"))
-    if peek(arguments, "adapter_path"):
+    named, root = (_path_at(line, key) for key in ("ckpt_path", "trainer.default_root_dir"))
+    folder = Path(root or DEFAULT_ROOT)
+    if line.get("adapter_path"):
         if named not in (None, "null", "None"):
             raise UserError("--ckpt_path and --adapter_path both name an adapter: give one of them.")
         return None
     if named in ("null", "None"):
         return None
-    if named is None:
-        base = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
-        adapter = peek(arguments, "adapter") or peek(arguments, "adapter.class_path")
-        if command == "fit":
-            requeued = Run.of_requeued_job(Path(root or DEFAULT_ROOT))
-            return requeued.checkpoint("last") if requeued else None
-        if base and adapter in (None, "null"):
-            return None
-        named = "last"
+    if named is None and line.command == "fit":
+        requeued = Run.of_requeued_job(folder)
+        return requeued.checkpoint("last") if requeued else None
+    if named is None and line.get(*_BASE) and line.get(*_ADAPTER) in (None, "null"):
+        return None
+    return find_named(named or "last", folder)
+
+
+def find_named(named: str, root: Path) -> Path:
+    """The checkpoint that ``--ckpt_path named`` means, with the runs below ``root``.
+
+    Raises:
+        UserError: there is none.
+    """
     if named in ("last", "best"):
-        return Run.latest(Path(root or DEFAULT_ROOT)).checkpoint(named)
+        return Run.latest(root).checkpoint(named)
     path = Path(named).expanduser()
     if path.is_dir() and not is_sharded(path):
         return Run(path).checkpoint("last")
@@ -90,30 +86,25 @@ def find_checkpoint(command: str, arguments: Sequence[str]) -> Path | None:
     return path
 
 
-def _text_at(arguments: Sequence[str], key: str) -> str | None:
-    value = peek(arguments, key)
+def _path_at(line: CommandLine, key: str) -> str | None:
+    value = line.get(key)
     if not isinstance(value, str | None):
         raise UserError(f"{key} is {value!r:.80}, which is no path; mend the configuration.")
     return value
 
 
-def refuse_empty_paths(arguments: Sequence[str]) -> None:
+def refuse_empty(key: str, value: Any) -> None:
     """Raise ``UserError`` where what a command begins with is named by nothing, as an unset variable does."""
-    for key in ("adapter_path", "ckpt_path"):
-        value = peek(arguments, key)
-        if (arguments and arguments[-1] == f"--{key}") or (value is not None and not str(value).strip()):
-            raise UserError(f"--{key} is empty: name a directory or a checkpoint, or leave it out.")
+    if value is not None and not str(value).strip():
+        raise UserError(f"--{key} is empty: name a directory or a checkpoint, or leave it out.")
 
 
-def inherited_config(
-    checkpoint: Path, command: str, arguments: Sequence[str] = (), trusted: bool = False
-) -> tuple[dict[str, Any], str | None]:
-    """The configuration that ``checkpoint`` was trained with, as far as ``command`` takes it over.
+def inherited_config(checkpoint: Path, line: CommandLine, trusted: bool = False) -> tuple[dict[str, Any], str | None]:
+    """The configuration that ``checkpoint`` was trained with, as far as a command takes it over.
 
     Args:
         checkpoint: of a run, or of a Trainer in a notebook, which recorded no configuration.
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
-        arguments: the command line, which may name classes of a user's own.
+        line: the command, which may name classes of a user's own.
         trusted: whether ``--trust_checkpoint`` was typed.
 
     Returns:
@@ -128,14 +119,14 @@ def inherited_config(
         "model": {"class_path": "adapters_pl.CausalLMModule", "init_args": model},
         "adapter": ours["adapters"],
     }
-    given = [key for key in SECTIONS if peek(arguments, key) or peek(arguments, f"{key}.class_path")]
-    sections = _RESUMED if command == "fit" else _INHERITED
-    found = received(recorded, sections, checkpoint, named_classes(arguments), given, trusted)
-    _refuse_masked(found.config, checkpoint, arguments, given)
+    given = [key for key in SECTIONS if line.get(key, f"{key}.class_path")]
+    sections = _RESUMED if line.command == "fit" else _INHERITED
+    found = received(recorded, sections, checkpoint, named_classes(line), given, trusted)
+    _refuse_masked(found.config, checkpoint, line, given)
     return with_public_names(found.config), found.note(checkpoint)
 
 
-def _refuse_masked(config: dict[str, Any], checkpoint: Path, arguments: Sequence[str], given: Sequence[str]) -> None:
+def _refuse_masked(config: dict[str, Any], checkpoint: Path, line: CommandLine, given: Sequence[str]) -> None:
     """Take out of a recorded configuration what was masked in it and is given anew.
 
     Raises:
@@ -147,7 +138,7 @@ def _refuse_masked(config: dict[str, Any], checkpoint: Path, arguments: Sequence
         named = ".".join([section, *keys])
         # Whatever holds it may be given, too: all of ``data.settings`` for ``data.settings.password``.
         ways = [".".join(way[:end]) for way in ([section, *keys], path) for end in range(2, len(way) + 1)]
-        again = any(peek(arguments, key) is not None for key in ways if not key.endswith(".init_args"))
+        again = line.get(*(key for key in ways if not key.endswith(".init_args"))) is not None
         if not again and section not in given:
             raise UserError(
                 f"{checkpoint}: {named} held a secret, which was not recorded ('{left}'). Pass it again: --{named}"
@@ -159,17 +150,12 @@ def _refuse_masked(config: dict[str, Any], checkpoint: Path, arguments: Sequence
             node.pop(path[-1], None)
 
 
-def named_classes(arguments: Sequence[str]) -> list[str]:
+def named_classes(line: CommandLine) -> list[str]:
     """The dotted names that the command line and its configurations give where a class is expected."""
-    said: list[str] = []
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
-        flag, equals, value = word.partition("=")
-        key = flag.removeprefix("--").rstrip("+")
-        if flag.startswith("--") and key.rpartition(".")[2] in _CLASS_KEYS:
-            said.append(value if equals else following)
-    for file in values_of(arguments, *CONFIG):
-        said += _class_texts(load_config_file(Path(file)), within=False)
-    return [name for text in said for name in re.findall(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", text)]
+    keys = ((option.key.rstrip("+").rpartition(".")[2], option.value) for option in line.options)
+    texts = [value for key, value in keys if value and key in _CLASS_KEYS]
+    texts += [text for content in line.contents for text in _class_texts(content, within=False)]
+    return [name for text in texts for name in re.findall(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", text)]
 
 
 def _class_texts(node: Any, within: bool) -> Iterator[str]:
@@ -183,13 +169,13 @@ def _class_texts(node: Any, within: bool) -> Iterator[str]:
         yield node
 
 
-def find_own_modules(arguments: Sequence[str], trusted: bool) -> None:
+def find_own_modules(line: CommandLine, trusted: bool = False) -> None:
     """Let the modules of this folder be found that the command names classes of, and import those.
 
     Without such a name the folder stays out of Python's path: a library that looks for an optional module must not
     find one that happens to lie here.
     """
-    names = named_classes(arguments)
+    names = named_classes(line)
     here = {name.partition(".")[0] for name in names}
     if trusted or any(Path(f"{name}.py").is_file() or Path(name).is_dir() for name in here):
         sys.path.append(os.getcwd())
@@ -202,21 +188,20 @@ def find_own_modules(arguments: Sequence[str], trusted: bool) -> None:
             raise UserError(f"{name}: its module fails when it is imported ({first_line(error)}); mend it.") from error
 
 
-def adapter_config(path: str, arguments: Sequence[str], trusted: bool = False) -> tuple[dict[str, Any], SavedAdapters]:
+def adapter_config(path: str, line: CommandLine, trusted: bool = False) -> tuple[dict[str, Any], SavedAdapters]:
     """The configuration that the saved adapter at ``path`` asks for, and the adapter as it was read.
 
     Raises:
         UserError: it cannot be read, it names no base and neither does the command line, or the command line
             names another adapter.
     """
-    if peek(arguments, "adapter") or peek(arguments, "adapter.class_path"):
+    if line.get(*_ADAPTER):
         raise UserError("--adapter_path says which adapter it holds; leave out --adapter.")
     if trusted:
         import_adapters(path)
     base, revision = base_of(path)
-    given = peek(arguments, "model.base") or peek(arguments, "model.init_args.base")
-    if given:
-        base, revision = given, peek(arguments, "model.revision") or peek(arguments, "model.init_args.revision")
+    if given := line.get(*_BASE):
+        base, revision = given, line.get(*_REVISION)
     if not base:
         raise UserError(f"{path} does not say which base it belongs to: pass --model.base.")
     saved = read_adapter(path, load_config(base, revision))
@@ -225,47 +210,24 @@ def adapter_config(path: str, arguments: Sequence[str], trusted: bool = False) -
     return {"model": model, "adapter": [describe_adapter(adapter) for adapter in saved.adapters]}, saved
 
 
-def without(arguments: Sequence[str], *flags: str) -> list[str]:
-    """``arguments`` without ``flags`` and their values, in both spellings."""
-    kept: list[str] = []
-    skip = False
-    for argument in arguments:
-        if skip:
-            skip = False
-        elif argument in flags:
-            skip = True
-        elif argument.partition("=")[0] not in flags:
-            kept.append(argument)
-    return kept
-
-
-def with_full_names(arguments: Sequence[str]) -> list[str]:
-    """``arguments`` with ``--optimizer SGD`` as ``torch.optim.SGD`` and ``--data gsm8k`` as ``adapters_pl.GSM8K``.
+def full_names() -> dict[str, dict[str, str]]:
+    """By key, the classes that short names mean: ``SGD`` is ``torch.optim.SGD``, and ``gsm8k`` ``adapters_pl.GSM8K``.
 
     Other libraries, once loaded, have an ``SGD`` too, and sets are known by their published names as well.
     """
-    full = {
-        "--optimizer": {name: f"torch.optim.{name}" for name in torch.optim.__all__},
-        "--data": {name: public_name(f"{kind.__module__}.{kind.__name__}") for name, kind in SETS.items()},
+    return {
+        "optimizer": {name: f"torch.optim.{name}" for name in torch.optim.__all__},
+        "data": {name: public_name(f"{kind.__module__}.{kind.__name__}") for name, kind in SETS.items()},
     }
-    words = list(arguments)
-    for i, word in enumerate(words):
-        flag, equals, name = word.partition("=")
-        before = words[i - 1].removesuffix(".help") if i else ""  # --optimizer.help SGD means the same class
-        if equals and name in full.get(flag.removesuffix(".help"), ()):
-            words[i] = f"{flag}={full[flag.removesuffix('.help')][name]}"
-        elif word in full.get(before, ()):
-            words[i] = full[before][word]
-    return words
 
 
-def with_files(config: dict[str, Any], arguments: Sequence[str]) -> dict[str, Any]:
-    """A recorded configuration whose dataset reads a user's file, if ``arguments`` name one and no dataset.
+def with_files(config: dict[str, Any], line: CommandLine) -> dict[str, Any]:
+    """A recorded configuration whose dataset reads a user's file, if ``line`` names one and no dataset.
 
     A dataset that has files of its own is replaced by :class:`InstructionJSON`, with the arguments that all have.
     """
     data = config.get("data") or {}
-    if not peek(arguments, "data.test_path") or peek(arguments, "data") or peek(arguments, "data.class_path"):
+    if not line.get("data.test_path") or line.get(*_DATA):
         return config
     kind = SETS.get(published_name(str(data.get("class_path", "")).rpartition(".")[2]))
     if kind is None:  # it reads files already, or is a user's own
@@ -275,11 +237,11 @@ def with_files(config: dict[str, Any], arguments: Sequence[str]) -> dict[str, An
     return {**config, "data": {"class_path": "adapters_pl.InstructionJSON", "init_args": kept}}
 
 
-def recipe_name(command: str, arguments: Sequence[str]) -> str:
+def recipe_name(line: CommandLine) -> str:
     """A run is called after its first recipe, else after its adapter, else after the command."""
-    if files := values_of(arguments, *CONFIG):
-        return recipes.name_of([Path(file) for file in files])
-    adapter = peek(arguments, "adapter")
-    if command == "fit" and isinstance(adapter, str) and re.fullmatch(r"[\w.]+", adapter):
+    if line.files:
+        return recipes.name_of(line.files)
+    adapter = line.typed("adapter")
+    if line.command == "fit" and adapter and re.fullmatch(r"[\w.]+", adapter):
         return adapter.rsplit(".", 1)[-1].lower()
-    return command
+    return line.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from adapters_pl.cli.options import parsed
 from adapters_pl.data import SETS, SUITES, set_named, sets_of
 from adapters_pl.data.files import read_rows
 from adapters_pl.data.published import (
@@ -25,14 +25,9 @@ from adapters_pl.data.published import (
 from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.tables import print_table
 
-_DONE, _FAILED = 0, 1
 
-
-def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
+def main(given: Namespace, debug: bool = False) -> int:
     """Run one of the four actions; 1 if a file is missing or is not what it should be."""
-    given = parsed(command, arguments)
-    if given is None:
-        return _DONE
     if given.action == "list":
         return _list(given.root)
     if given.action == "fetch":
@@ -41,7 +36,7 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
         return _verify(given.root, _files_of(given.names) if given.names else list(sources().values()), given.names)
     for single in sets_of([given.name]):
         _show(given.root, single, given.split, given.rows)
-    return _DONE
+    return 0
 
 
 def _files_of(names: Sequence[str]) -> list[Source]:
@@ -95,7 +90,7 @@ def _list(root: str | None) -> int:
     print_table(table)
     for suite, sets in SUITES.items():
         print(f"{suite}: {', '.join(sets)}")
-    return _DONE
+    return 0
 
 
 def _fetch(files: Sequence[Source]) -> int:
@@ -114,7 +109,7 @@ def _fetch(files: Sequence[Source]) -> int:
             print(f"{source.path}: {error}")
     if failed:
         raise UserError(f"{failed} of {len(files)} files were not fetched; try again, or put them below --root.")
-    return _DONE
+    return 0
 
 
 def _verify(root: str | None, files: Sequence[Source], named: Sequence[str]) -> int:
@@ -148,7 +143,7 @@ def _verify(root: str | None, files: Sequence[Source], named: Sequence[str]) -> 
             f"{len(wrong)} of {table.row_count} files are not as published: {', '.join(wrong)}. Copy them, or run "
             "'adapters-pl data fetch NAME'."
         )
-    return _DONE
+    return 0
 
 
 def _show(root: str | None, name: str, split: str | None, count: int) -> None:

@@ -559,21 +559,8 @@ def missing_of(findings: Sequence[Finding]) -> list[str]:
     return [finding.name for finding in findings if finding.problem and finding.necessary]
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are worded and numbered like everyone else's."""
-
-    def error(self, message: str) -> None:  # type: ignore[override]
-        raise UserError(f"doctor: {message}. See: adapters-pl doctor --help")
-
-
-def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
+def main(given: argparse.Namespace, debug: bool = False) -> int:
     """Print what this machine has; 1 if something necessary is missing."""
-    parser = _Parser(prog="adapters-pl doctor", description="What this machine has, and what would fail on it.")
-    parser.add_argument("--json", action="store_true", help="print the same as JSON")
-    try:
-        given = parser.parse_args(arguments)
-    except SystemExit as done:  # --help
-        return int(done.code or 0)
     findings = examine()
     missing = missing_of(findings)
     if given.json:

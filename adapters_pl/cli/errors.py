@@ -46,16 +46,15 @@ def explain(error: ArgumentError, command: str) -> UserError:
         section = re.search(r'Parser key "(\w+)', text)
         if path and section and section[1] in _KINDS:
             return _unaccepted(section[1], found[1], path[1])
+        if not section:
+            return _unknown_key(found[1])
         known = _arguments_of(path[1]) if path else []
-        where = f"{section[1]}.{found[1]}" if section else found[1]
-        return UserError(f"unknown key '{where}': {did_you_mean(found[1], known)}")
+        return UserError(f"unknown key '{section[1]}.{found[1]}': {did_you_mean(found[1], known)}")
     if found := re.search(r'Parser key "(\w+)":(?s:.*) is abstract(?s:.*)NestedArg\(key=\'([\w.]+)\'', text):
         return _unaccepted(found[1], found[2], None)
     if found := re.search(r"unrecognized arguments: (\S+)", text):
-        return _unknown_key(found[1], command)
-    if found := re.search(r"does not accept option '([\w.]+)'", text):
-        return _unknown_key(found[1], command)
-    if re.search(r"required: \w+\.data\b", text):
+        return _unknown_key(found[1])
+    if re.search(r"required: data\b", text):
         known = sorted(_names_of(ReasoningDataModule))
         return UserError(f"no dataset: pass --data with one of {', '.join(known)}, or a class of your own.")
     keys, block = _innermost(text)
@@ -134,6 +133,14 @@ def _of_class(where: str, block: str) -> UserError | None:
         return UserError(f"{where}: '{name}' is no class; give its whole path, as in package.module.Class.")
     kind, called = _KINDS[where]
     return UserError(f"there is no {called} '{name}': {did_you_mean(name, _names_of(kind))}")
+
+
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The ``UserError`` that led to ``error``, if one did."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 #: What Lightning says of GPUs that are not there, and what is said here.
@@ -224,7 +231,7 @@ _TYPES = {
 }
 
 
-def _unknown_key(key: str, command: str) -> UserError:
+def _unknown_key(key: str) -> UserError:
     key = key.lstrip("-").partition("=")[0]
     section, dot, rest = key.partition(".")
     if dot and section == "trainer":

@@ -6,7 +6,8 @@ import glob
 import os
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from argparse import Namespace
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,14 +17,12 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from adapters_pl.cli.configuration import find_checkpoint, peek
-from adapters_pl.cli.main import DONE
-from adapters_pl.cli.options import parsed
+from adapters_pl.cli.configuration import find_named, refuse_empty
 from adapters_pl.inputs.errors import UserError, first_line, system_error
 from adapters_pl.models.base import add_tokens, load_base, load_config, load_tokenizer, meta_model
 from adapters_pl.models.quantisation import Quantization, dequantise_model, quantisation_of, short_name
 from adapters_pl.models.slots import slot_of
-from adapters_pl.runs.run import locked
+from adapters_pl.runs.run import DEFAULT_ROOT, locked
 from adapters_pl.training.checkpoint import (
     base_of,
     find_adapter,
@@ -34,17 +33,14 @@ from adapters_pl.training.checkpoint import (
 )
 
 
-def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
+def main(options: Namespace, debug: bool = False) -> int:
     """Run ``export`` and return its exit code."""
     transformers_logging.disable_progress_bar()
-    options = parsed(command, arguments)
-    if options is None:
-        return DONE
-    if options.adapter_path and peek(arguments, "ckpt_path"):
+    if options.adapter_path and options.ckpt_path:
         raise UserError("--ckpt_path and --adapter_path both name an adapter: give one of them.")
-    source: str | Path | None = options.adapter_path or find_checkpoint(command, arguments)
-    if source is None:
-        raise UserError("export: name a checkpoint with --ckpt_path or a directory with --adapter_path.")
+    for key in ("adapter_path", "ckpt_path"):
+        refuse_empty(key, getattr(options, key))
+    source = options.adapter_path or find_named(options.ckpt_path or "last", Path(options.root or DEFAULT_ROOT))
     if options.trust_checkpoint:
         sys.path.append(os.getcwd())
         import_adapters(source)
@@ -61,7 +57,7 @@ def main(command: str, arguments: Sequence[str], debug: bool = False) -> int:
     print(f"{source} -> {out}")
     if options.push:
         print(push(out, options.push))
-    return DONE
+    return 0
 
 
 def export_adapter(source: str | Path, out: str | Path, base: str, revision: str | None = None) -> Path:

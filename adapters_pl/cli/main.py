@@ -6,36 +6,20 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
 from types import TracebackType
 
 from adapters_pl import __version__
-from adapters_pl.cli import key_help, options
+from adapters_pl.cli.command import COMMANDS
 from adapters_pl.inputs import terminal
 from adapters_pl.inputs.errors import UserError, did_you_mean, shortened
 from adapters_pl.inputs.masking import begin, masked
-from adapters_pl.runs import recipes
-
-#: Every subcommand: where it lives, and its line in the help. Modules are imported when they are called.
-COMMANDS: dict[str, tuple[str, str]] = {
-    "fit": ("adapters_pl.cli.training:main", "train adapters inside a frozen model"),
-    "validate": ("adapters_pl.cli.training:main", "loss and accuracy on the validation rows"),
-    "test": ("adapters_pl.cli.training:main", "accuracy on the test sets, with the adapter and without"),
-    "predict": ("adapters_pl.cli.training:main", "write answers for rows that need no gold answer"),
-    "plan": ("adapters_pl.cli.plan:main", "show what would be trained in a base, without its weights"),
-    "export": ("adapters_pl.cli.export:main", "write an adapter for other tools, or merged into its base"),
-    "data": ("adapters_pl.cli.data:main", "list, fetch, verify and show the published datasets"),
-    "compare": ("adapters_pl.cli.compare:main", "test results of several runs side by side, with their significance"),
-    "recipes": ("adapters_pl.runs.recipes:main", "list the configurations that --config finds by name, or show one"),
-    "doctor": ("adapters_pl.cli.doctor:main", "say what this machine has, and what would fail on it"),
-}
 
 DONE, USER_ERROR, PROGRAM_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def usage() -> str:
     """The help text."""
-    lines = [f"  {name:<10}{line}" for name, (_, line) in COMMANDS.items()]
+    lines = [f"  {name:<10}{command.summary}" for name, command in COMMANDS.items()]
     return "\n".join(
         [
             "usage: adapters-pl COMMAND [--config NAME ...] [--key value ...]",
@@ -53,35 +37,6 @@ def usage() -> str:
             "  --debug    show the traceback of an error    --version    show the version",
         ]
     )
-
-
-def values_of(arguments: Sequence[str], *flags: str) -> list[str]:
-    """What the command line gives for any of ``flags``, in both spellings (``--key value``, ``--key=value``)."""
-    values = []
-    for i, argument in enumerate(arguments):
-        flag, equals, value = argument.partition("=")
-        if flag in flags and equals:
-            values.append(value)
-        elif flag in flags and i + 1 < len(arguments):
-            values.append(arguments[i + 1])
-    return values
-
-
-def resolve_configs(arguments: Sequence[str]) -> list[str]:
-    """Replace each ``--config NAME`` by one for every file that it means; raises ``UserError`` for an unknown name."""
-    resolved: list[str] = []
-    words = iter(arguments)
-    for word in words:
-        flag, equals, name = word.partition("=")
-        if flag not in ("--config", "-c"):
-            resolved.append(word)
-            continue
-        given = name if equals else next(words, None)
-        if given is None:
-            raise UserError("--config needs a file or the name of a recipe.")
-        for file in recipes.find(given):
-            resolved += [flag, str(file)]
-    return resolved
 
 
 def refuse_what_is_no_text(arguments: Sequence[str]) -> None:
@@ -111,19 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if command not in COMMANDS:
             raise UserError(f"There is no command '{command}': {did_you_mean(command, COMMANDS)}")
         refuse_what_is_no_text(rest)
-        if any(word in ("-h", "--help") for word in rest):
-            if command in key_help.KEYS:
-                print(key_help.text(command, COMMANDS[command][1]))
-                return DONE
-            if command in options.PARSERS and options.parsed(command, rest) is None:
-                return DONE
-        module, function = COMMANDS[command][0].split(":")
-        rest = resolve_configs(rest)
-        if command in key_help.KEYS:
-            rest = ["--help" if word == "--help_all" else word for word in rest]
-        if module == "adapters_pl.runs.recipes":
-            return recipes.main(rest)
-        return int(getattr(import_module(module), function)(command, rest, debug))
+        return COMMANDS[command].run(command, rest, debug)
     except UserError as error:
         if debug:
             raise

@@ -6,12 +6,9 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, Namespace
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from jsonargparse import Namespace
 from rich.table import Table
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,18 +16,16 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.adapters.base import refuse_same_names
-from adapters_pl.cli import errors as cli_errors
-from adapters_pl.cli.configuration import CONFIG, find_own_modules, load_config_file, with_full_names, without
-from adapters_pl.cli.main import DONE, PROGRAM_ERROR, values_of
-from adapters_pl.cli.received import refuse_code
-from adapters_pl.cli.training import AdapterParser, AdaptersCLI, user_error_behind
-from adapters_pl.data import ReasoningDataModule
+from adapters_pl.cli.command_line import TRUST, CommandLine
+from adapters_pl.cli.configuration import find_own_modules
+from adapters_pl.cli.errors import user_error_behind
+from adapters_pl.cli.main import DONE, PROGRAM_ERROR
+from adapters_pl.cli.parser import ConfiguredCLI
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.models.base import meta_model
 from adapters_pl.models.placement import linear_sizes
 from adapters_pl.models.slots import base_modules, place_of
-from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.planning.memory import Estimate, MemoryModel, Setup
 from adapters_pl.training.planning.memory_advice import Forecast, amount
 
@@ -191,43 +186,12 @@ def memory_table(estimate: Estimate) -> Table:
     return table
 
 
-class PlanCLI(LightningCLI):
+class PlanCLI(ConfiguredCLI):
     """The configuration of a training run, of which only base and adapters are built.
 
     Everything that ``fit`` reads is read, so that its recipes and options can be given as they are; the data and the
     trainer stay mere configuration, so that what this machine has not can be planned as well.
     """
-
-    model: CausalLMModule
-
-    def __init__(self, arguments: list[str]) -> None:
-        super().__init__(
-            CausalLMModule,
-            ReasoningDataModule,
-            save_config_callback=None,
-            seed_everything_default=False,
-            parser_class=AdapterParser,
-            parser_kwargs={"prog": "adapters-pl plan", "description": "Options are those of fit."},
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            args=arguments,
-            run=False,
-        )
-
-    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As for ``fit``, but no data need be given."""
-        parser.add_lightning_class_args(Trainer, "trainer")
-        parser.add_lightning_class_args(CausalLMModule, "model", subclass_mode=True)
-        parser.add_lightning_class_args(ReasoningDataModule, "data", subclass_mode=True, required=False)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add ``adapter:`` as for ``fit``."""
-        AdaptersCLI.add_arguments_to_parser(self, parser)  # type: ignore[arg-type]
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the given arguments; they are the real command line with names resolved."""
-        self.config = parser.parse_args(args)
-        refuse_code(self.config, args)
 
     def _set_seed(self) -> None:
         """Nothing is drawn."""
@@ -239,40 +203,32 @@ class PlanCLI(LightningCLI):
         for key in ("optimizer", "lr_scheduler"):
             self.config_init[key] = self.config.get(key)
         self.model = self.config_init.model
-        AdaptersCLI._add_configure_optimizers_method_to_model(self, None)  # type: ignore[arg-type]
-
-    def adapters(self) -> list[Adapter]:
-        """The configured adapters."""
-        chosen = self.config_init.adapter
-        return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+        self._add_configure_optimizers_method_to_model(None)
 
     def forecast(self, skeleton: PreTrainedModel) -> Forecast:
         """What the run would need, with ``skeleton`` the base on the meta device, which gets the adapters."""
-        for adapter in self.adapters():
+        for adapter in self.adapters:
             adapter.attach_to(skeleton, seed=None)
         data = (self.config.data or {}).get("init_args") or {}
         setup = Setup.of(self.model, self.config.trainer, data)
-        return Forecast(MemoryModel(self.model, skeleton, self.adapters()), setup)
+        return Forecast(MemoryModel(self.model, skeleton, self.adapters), setup)
 
 
-def main(command: str, arguments: list[str], debug: bool = False) -> int:
+def main(line: CommandLine, debug: bool = False) -> int:
     """Print the plan of a configuration; nothing is written, and of the base only its configuration is read."""
     transformers_logging.set_verbosity_error()
-    for file in values_of(arguments, *CONFIG):
-        load_config_file(Path(file))
-    find_own_modules(arguments, trusted=False)
-    files = [word for file in values_of(arguments, *CONFIG) for word in ("--config", file)]
+    for key in ("ckpt_path", "adapter_path", TRUST):
+        if line.has(key):
+            raise UserError(f"plan takes no --{key}: it plans a new training; name its adapter with --adapter.")
+    find_own_modules(line)
     try:
-        cli = PlanCLI([*files, *with_full_names(without(arguments, *CONFIG))])
-        adapters = cli.adapters()
-        if not adapters:
+        cli = PlanCLI(line)
+        if not cli.adapters:
             raise UserError("Nothing to plan: there is no adapter. Pass --adapter LoRA.")
         model = meta_model(cli.model.config, cli.model.trust_remote_code, cli.model.attn_implementation)
-        planned = plan(model, adapters)
+        planned = plan(model, cli.adapters)
         forecast = cli.forecast(model)
-        line = forecast.line()
-    except ArgumentError as error:
-        raise cli_errors.explain(error, command) from error
+        summary = forecast.line()
     except UserError:
         raise
     except SystemExit as done:  # --help and --print_config end here
@@ -293,5 +249,5 @@ def main(command: str, arguments: list[str], debug: bool = False) -> int:
     setup = forecast.setup
     print(f"batches of {setup.batch_size} rows of {setup.tokens} tokens, all of them labelled")
     print(f"host: about {amount(forecast.estimate.host)} at the highest moment of loading or training")
-    print(line)
+    print(summary)
     return DONE

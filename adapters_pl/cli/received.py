@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 import adapters_pl
 from adapters_pl.adapters import Adapter
+from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.names import arguments_of, loaded, public_name
@@ -127,18 +128,20 @@ def received(
     return found
 
 
-def refuse_code(config: Any, typed: Collection[str]) -> None:
+def refuse_code(config: Mapping[str, Any], line: CommandLine) -> None:
     """Raise ``UserError`` where a configuration switches a base's own code on and the command line does not.
 
     Args:
-        config: a command's configuration, as it was put together from its files and ``typed``.
-        typed: the command line.
+        config: a command's configuration, as it was put together from its files and its options.
+        line: the command line.
     """
-    found: list[Any] = [config.as_dict() if hasattr(config, "as_dict") else config]
+    if any(o.key.rpartition(".")[2] == CODE or re.search(rf"\b{CODE}\W*:", o.value or "") for o in line.options):
+        return
+    found: list[Any] = [config]
     while found:
         node = found.pop()
         if isinstance(node, Mapping):
-            if node.get(CODE) and not any(re.match(rf"--[\w.]*{CODE}\b|.*\b{CODE}\W*:", word) for word in typed):
+            if node.get(CODE):
                 raise UserError(
                     f"A configuration sets {CODE}, by which code that comes with the base would run here. If you trust "
                     f"the base, type it: --model.{CODE} true"

@@ -9,6 +9,7 @@ import importlib.resources
 import json
 import math
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +23,13 @@ from adapters_pl.inputs.errors import UserError, did_you_mean
 METHODS, MODELS = "methods", "models"
 COMMON = f"{METHODS}/_common.yaml"
 
-USAGE = """\
-usage: adapters-pl recipes
-       adapters-pl recipes show NAME
-
-List the configurations that --config finds by name, a line each: the recipes, every METHOD_MODEL of methods/ and
-models/ among them, and then what goes over a recipe or is a part of it. 'show' prints what NAME comes to as one file,
-with the file that each value is from; save it in ./configs to change it."""
+#: The usage and the description of the command.
+USAGE = (
+    "adapters-pl recipes\n       adapters-pl recipes show NAME",
+    "List the configurations that --config finds by name, a line each: the recipes, every METHOD_MODEL of methods/ and "
+    "models/ among them, and then what goes over a recipe or is a part of it. 'show' prints what NAME comes to as one "
+    "file, with the file that each value is from; save it in ./configs to change it.",
+)
 
 
 def folders() -> list[Path]:
@@ -182,20 +183,18 @@ def _yaml(value: Any) -> str:
 # ---- the command
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(options: Namespace, debug: bool = False) -> int:
     """List the recipes and overlays, a line each, or show one."""
-    words = list(arguments)
-    if "--help" in words or "-h" in words:
-        print(USAGE)
-    elif not words:
+    if not options.words:
         listing = sorted(available().items(), key=lambda item: ("/" in item[0], item[0]))
         width = max((len(name) for name, _ in listing), default=0)
         for name, files in listing:
             print(f"{name:<{width}}  {describe(files)}")
         print("\nUse one with: adapters-pl fit --config NAME")
-    elif len(words) == 2 and words[0] == "show":
-        print(f"# {describe(find(words[1]))}", *_lines(merged(words[1])), sep="\n")
+    elif len(options.words) == 2 and options.words[0] == "show":
+        name = options.words[1]
+        print(f"# {describe(find(name))}", *_lines(merged(name)), sep="\n")
     else:
-        said = " ".join(words)
+        said = " ".join(options.words)
         raise UserError(f"recipes takes nothing or 'show NAME', got: {said}. See: adapters-pl recipes --help")
     return 0

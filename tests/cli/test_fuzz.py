@@ -30,10 +30,12 @@ from safetensors.torch import load_file, save_file
 
 from adapters_pl import IA3, InstructionJSON, LoRA, PEFTAdapter, PrefixTuning, PromptTuning, PTuning
 from adapters_pl.adapters import adapter_layers
-from adapters_pl.cli.configuration import inherited_config, load_config_file
+from adapters_pl.cli.command_line import CommandLine
+from adapters_pl.cli.configuration import inherited_config
 from adapters_pl.cli.main import main
 from adapters_pl.cli.received import SECTIONS, received
 from adapters_pl.data.files import FIELDS, read_rows
+from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.untrusted import is_plain
 from adapters_pl.models.base import load_base, load_config, load_tokenizer, meta_model
@@ -263,11 +265,12 @@ def unchanged_after(path):
 
 def _look_at(path):
     """Everything that reads a checkpoint, each for itself."""
+    with_adapter = CommandLine.read("test", ["--adapter", "LoRA"])
     steps = [
         lambda: base_of(path),
         lambda: [build_adapter(described, path) for described in read_checkpoint(path)[0]["adapters"]],
-        lambda: yaml.safe_dump(inherited_config(path, "fit")[0]),
-        lambda: yaml.safe_dump(inherited_config(path, "test", ["--adapter", "LoRA"], trusted=True)[0]),
+        lambda: yaml.safe_dump(inherited_config(path, CommandLine("fit"))[0]),
+        lambda: yaml.safe_dump(inherited_config(path, with_adapter, trusted=True)[0]),
         lambda: unchanged_after(path),
     ]
     for step in steps:

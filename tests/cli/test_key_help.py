@@ -13,9 +13,9 @@ import adapters_pl
 from adapters_pl.adapters import Adapter
 from adapters_pl.answers import PROTOCOLS
 from adapters_pl.cli import key_help
+from adapters_pl.cli.command import COMMANDS
 from adapters_pl.cli.key_help import KEYS, OWN, Key, describe
 from adapters_pl.cli.main import main
-from adapters_pl.cli.options import PARSERS
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.runs.run import DEFAULT_ROOT
 from adapters_pl.training.strategies import strategy_named
@@ -105,4 +105,4 @@ def test_a_narrow_terminal_has_lines_that_fit(printed, monkeypatch):
 
 
 def test_runs_are_compared_where_they_are_written():
-    assert str(PARSERS["compare"]().get_default("root")) == DEFAULT_ROOT
+    assert str(COMMANDS["compare"].parser("compare").get_default("root")) == DEFAULT_ROOT

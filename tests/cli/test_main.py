@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from adapters_pl import __version__
-from adapters_pl.cli.main import COMMANDS, main, values_of
+from adapters_pl.cli.command import COMMANDS
+from adapters_pl.cli.main import main
 from adapters_pl.inputs.errors import LONGEST_LINE, MOST_LINES
 
 HEAVY = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "jsonargparse")
@@ -71,12 +72,6 @@ def test_an_unknown_recipe_offers_the_nearest_and_debug_shows_the_traceback(caps
 def test_config_needs_a_value(capsys):
     assert main(["fit", "--config"]) == 1
     assert "--config needs a file" in capsys.readouterr().err
-
-
-def test_values_are_found_in_both_spellings():
-    words = ["fit", "--a", "1", "--b=2", "--a=3", "--c"]
-    assert values_of(words, "--a", "--b") == ["1", "2", "3"]
-    assert values_of(words, "--c") == []
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from adapters_pl import IA3, LoRA, ParallelAdapter, PrefixTuning, SeriesAdapter, UserError
-from adapters_pl.cli.main import main, resolve_configs
+from adapters_pl.cli.command_line import CommandLine
+from adapters_pl.cli.main import main
 from adapters_pl.cli.plan import PlanCLI, plan, plan_table
 from adapters_pl.models import base as base_model
 from adapters_pl.models.base import context_length, load_config, meta_model
@@ -34,7 +35,7 @@ PUBLISHED = {
 
 def arguments(recipe):
     """The recipe, planned with the shapes beside the tests instead of what the hub has."""
-    return resolve_configs(["--config", recipe, "--model.base", str(SHAPES / f"{shape_of(recipe)}.json")])
+    return CommandLine.read("plan", ["--config", recipe, "--model.base", str(SHAPES / f"{shape_of(recipe)}.json")])
 
 
 def shape_of(recipe):
@@ -94,7 +95,7 @@ def test_the_shapes_are_those_of_the_published_weights(name):
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipes_parameters_are_what_arithmetic_gives(recipe):
     cli = PlanCLI(arguments(recipe))
-    planned = plan(meta_model(cli.model.config), cli.adapters())
+    planned = plan(meta_model(cli.model.config), cli.adapters)
     assert planned.trainable == expected(recipe)
     assert planned.base == PUBLISHED[shape_of(recipe)]
 
@@ -102,7 +103,7 @@ def test_a_recipes_parameters_are_what_arithmetic_gives(recipe):
 def test_the_papers_first_recipe():
     assert expected("lora_llama7b") == 56_098_816
     cli = PlanCLI(arguments("lora_llama7b"))
-    planned = plan(meta_model(cli.model.config), cli.adapters())
+    planned = plan(meta_model(cli.model.config), cli.adapters)
     assert planned.trainable == 56_098_816
     assert f"{100 * planned.share:.4f}" == "0.8256"
     assert [(row.modules, row.count, row.base_shape) for row in planned.rows] == [
@@ -201,7 +202,10 @@ def here(tmp_path, monkeypatch):
 
 def test_the_command_prints_the_plan_and_writes_nothing(here, capsys):
     given = arguments("lora_llama7b")
-    assert main(["plan", *given, "--adapter.rank", "8", "--adapter.placement=attn", "--data.root", "/nowhere"]) == 0
+    assert (
+        main(["plan", *given.words(), "--adapter.rank", "8", "--adapter.placement=attn", "--data.root", "/nowhere"])
+        == 0
+    )
     out = capsys.readouterr().out
     assert "LoRA 'default' in" in out
     assert "model.layers.{0-31}.self_attn.v_proj" in out
@@ -217,7 +221,7 @@ def test_the_command_ends_with_the_memory_that_the_run_needs(here, capsys, monke
         "adapters_pl.training.planning.memory_advice.free_memory", lambda accelerator, processes: 24 * 2**30
     )
     given = arguments("prefix_llama7b")
-    assert main(["plan", *given, "--model.activation_checkpointing", "true", "--data.batch_size", "2"]) == 0
+    assert main(["plan", *given.words(), "--model.activation_checkpointing", "true", "--data.batch_size", "2"]) == 0
     *_, batches, host, line = capsys.readouterr().out.splitlines()
     assert batches == "batches of 2 rows of 256 tokens, all of them labelled"
     assert host.startswith("host: about 13.")

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from adapters_pl import LoRA, ParallelAdapter, SeriesAdapter
-from adapters_pl.cli.configuration import peek
+from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.errors import _unaccepted
 from adapters_pl.cli.main import main
 from adapters_pl.runs.run import Run
@@ -361,15 +361,6 @@ def test_a_run_on_relative_paths_is_tested_from_another_folder(fit, make_base, r
     assert main(["test", "--ckpt_path", str(checkpoint), *QUICK[2:]]) == 0
 
 
-def test_looking_ahead_the_last_config_wins_and_the_command_line_over_all(folder):
-    files = ["--config", write("a.yaml", "trainer: {max_epochs: 1}\n")]
-    files += ["--config", write("b.yaml", "trainer: {max_epochs: 2}\n")]
-    assert peek(files, "trainer.max_epochs") == 2
-    assert peek([*files, "--config", write("c.yaml", "model: {}\n")], "trainer.max_epochs") == 2
-    assert peek(["--trainer.max_epochs=3", *files], "trainer.max_epochs") == "3"
-    assert peek(files, "ckpt_path") is None
-
-
 def test_the_trainer_clips_gradients_and_leaves_the_division_of_rows_to_the_data(folder, capsys):
     assert main(["fit", "--data", "GSM8K", "--print_config"]) == 0
     trainer = yaml.safe_load(capsys.readouterr().out)["trainer"]
@@ -381,7 +372,7 @@ def test_a_checkpoint_does_not_allow_a_models_own_code_to_run(fit):
 
     assert fit("--adapter", "LoRA", "--model.trust_remote_code", "true", "--model.lr", "0.5") == 0
     for command in ("fit", "test"):
-        config, _ = inherited_config(Path("runs/lora-1/checkpoints/last.ckpt"), command)
+        config, _ = inherited_config(Path("runs/lora-1/checkpoints/last.ckpt"), CommandLine(command))
         model = config["model"]["init_args"]
         assert model["lr"] == 0.5
         assert "trust_remote_code" not in model

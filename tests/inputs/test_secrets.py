@@ -305,12 +305,13 @@ def test_a_test_says_which_secret_it_needs_again(planted):
 @pytest.fixture
 def recorded(planted, monkeypatch):
     """The configuration as a test takes it over, with the words that are typed."""
+    from adapters_pl.cli.command_line import CommandLine
     from adapters_pl.cli.configuration import inherited_config
 
     monkeypatch.chdir(planted.folder)
     monkeypatch.setattr(sys, "path", [*sys.path])
     last = Path("runs/planted-1/checkpoints/last.ckpt")
-    return lambda *words: inherited_config(last, "test", words, trusted=True)[0]
+    return lambda *words: inherited_config(last, CommandLine.read("test", words), trusted=True)[0]
 
 
 AGAIN = {

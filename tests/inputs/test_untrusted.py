@@ -8,7 +8,7 @@ import os
 import pytest
 
 from adapters_pl import UserError
-from adapters_pl.cli.configuration import load_config_file
+from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.inputs.untrusted import MOST_LEVELS, has_shape, is_plain, read_json, reading
 
 

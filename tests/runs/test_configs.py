@@ -13,8 +13,9 @@ from jsonargparse import ArgumentError
 import adapters_pl
 from adapters_pl import Adapter
 from adapters_pl.answers import SUITES
-from adapters_pl.cli.main import main, resolve_configs
-from adapters_pl.cli.training import AdaptersCLI
+from adapters_pl.cli.command_line import CommandLine
+from adapters_pl.cli.main import main
+from adapters_pl.cli.training import TrainingCLI
 from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.runs import recipes
 
@@ -30,13 +31,17 @@ RECIPES = [*PAIRS, "quickstart.yaml"]
 BEFORE = json.loads((Path(__file__).parent / "recipes_before.json").read_text())
 
 
+def line(*words):
+    """``fit`` with ``words``."""
+    return CommandLine.read("fit", words)
+
+
 @pytest.fixture(scope="module")
 def parser(tmp_path_factory):
     """The parser of ``fit``."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("parser"))
-        cli = AdaptersCLI(["fit", "--config", str(CONFIGS / "quickstart.yaml")], "any", None)
-    return cli._parser("fit")
+        return TrainingCLI(line("--config", str(CONFIGS / "quickstart.yaml"))).parser
 
 
 @pytest.fixture
@@ -51,7 +56,7 @@ def resolved(parser, tmp_path, monkeypatch):
                 Path(f"{number}.yaml").write_text(yaml.safe_dump(config))
                 config = f"{number}.yaml"
             words += ["--config", str(config)]
-        config = parser.parse_args(resolve_configs(words)).as_dict()
+        config = parser.parse_args(line(*words).words()).as_dict()
         del config["config"]
         return config
 
@@ -89,7 +94,7 @@ def test_a_recipe_comes_to_what_it_was_as_one_file(name, resolved):
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_builds_its_objects_from_its_values(name, parser, resolved):
     given = resolved(name)
-    built = parser.instantiate_classes(parser.parse_args(resolve_configs(["--config", name])))
+    built = parser.instantiate_classes(parser.parse_args(line("--config", name).words()))
     for path, (value, _) in leaves(recipes.merged(name)):
         section, *keys = (key for key in path if key not in ("init_args", "class_path"))
         if not keys:
@@ -174,8 +179,7 @@ def test_an_overlay_goes_over_a_recipe(path, resolved):
 @pytest.mark.parametrize("data", ["Commonsense170K", "Arithmetic"])
 def test_other_data_keeps_a_recipes_settings(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = resolve_configs(["--config", "lora_llama7b"])
-    cli = AdaptersCLI(["fit", *words, "--data", data, "--trainer.accelerator", "cpu"], "lora", None)
+    cli = TrainingCLI(line("--config", "lora_llama7b", "--data", data, "--trainer.accelerator", "cpu"))
     assert type(cli.datamodule).__name__ == data
     assert cli.datamodule.contamination == "drop"
     assert cli.datamodule.test_sets == list(SUITES["Commonsense" if data.startswith("Common") else data])

@@ -164,13 +164,14 @@ def test_what_is_so_already_or_cannot_be_is_not_offered(setup, never):
 
 def test_every_option_is_one_of_the_command_lines(monkeypatch, tmp_path):
     """And does what was counted with."""
+    from adapters_pl.cli.command_line import CommandLine
     from adapters_pl.cli.plan import PlanCLI
 
     monkeypatch.chdir(tmp_path)
     setup = replace(CUDA, dtype=torch.float32, batch_size=4, eval_batch_size=8, tokens=256)
     base = ["--adapter", "LoRA", "--data", "WordProblems", "--trainer.accelerator", "gpu", "--model.dtype", "float32"]
     for option, changed in list(easier(setup, Model()))[1::9]:
-        cli = PlanCLI([*base, *option.split()])
+        cli = PlanCLI(CommandLine.read("plan", [*base, *option.split()]))
         assert Setup.of(cli.model, cli.config.trainer, cli.config.data.init_args) == changed, option
 
 

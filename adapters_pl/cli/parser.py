@@ -1,0 +1,157 @@
+"""The one parser of the commands that take a configuration, and what is looked at before anything is built."""
+
+from __future__ import annotations
+
+import re
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
+from lightning.pytorch.utilities import rank_zero_only
+
+from adapters_pl.adapters import Adapter
+from adapters_pl.cli import errors
+from adapters_pl.cli.command_line import TRUST, CommandLine
+from adapters_pl.cli.configuration import full_names
+from adapters_pl.cli.key_help import OWN
+from adapters_pl.cli.received import refuse_code
+from adapters_pl.data import ReasoningDataModule
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.runs.run import DEFAULT_ROOT
+from adapters_pl.training.module import CausalLMModule
+
+#: Arguments of the Trainer's methods that are objects, and not keys of a configuration.
+_OBJECTS = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
+
+
+class Parser(LightningArgumentParser):
+    """A parser that raises instead of exiting, so that every error is worded in one place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs["exit_on_error"] = False
+        super().__init__(*args, **kwargs)
+
+
+class _TrainerHelp(Action):
+    """Print the keys of the trainer, as ``--data.help`` and its like print those of a class."""
+
+    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
+        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=help)
+
+    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
+        """Print them and end."""
+        groups = re.split(r"\n(?=\S)", parser.format_help())
+        print(next(group for group in groups if re.search(r"^  --trainer\.accelerator ", group, re.MULTILINE)))
+        parser.exit()
+
+
+class ConfiguredCLI(LightningCLI):
+    """A command's configuration, parsed, with a top-level ``adapter:``; :meth:`instantiate_classes` builds from it.
+
+    Args:
+        line: the command.
+        below: files of what a checkpoint or an adapter asks for, over which the command line's values are laid.
+    """
+
+    trainer: Trainer
+    model: CausalLMModule
+
+    def __init__(self, line: CommandLine, below: Sequence[Path] = ()) -> None:
+        self.line = line
+        own = line.words(without=("ckpt_path", "adapter_path", TRUST), names=full_names())
+        super().__init__(
+            CausalLMModule,
+            ReasoningDataModule,
+            save_config_callback=None,
+            trainer_defaults={
+                "default_root_dir": DEFAULT_ROOT,
+                "max_epochs": 3,
+                "gradient_clip_val": 1.0,
+                "log_every_n_steps": 10,
+                "num_sanity_val_steps": 0,
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+            },
+            seed_everything_default=42,
+            parser_class=Parser,
+            parser_kwargs={"prog": f"adapters-pl {line.command}", "description": "Every key of every section."},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=[*(word for file in below for word in ("--config", str(file))), *own],
+            run=False,
+        )
+
+    def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """As Lightning does, but ``plan`` needs no data."""
+        parser.add_lightning_class_args(Trainer, "trainer")
+        parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
+        parser.add_lightning_class_args(CausalLMModule, "model", subclass_mode=True)
+        needs_data = self.line.command != "plan"
+        parser.add_lightning_class_args(ReasoningDataModule, "data", subclass_mode=True, required=needs_data)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``adapter:`` and the command's own keys, and make the plain module the default for ``model:``."""
+        command = self.line.command
+        parser.add_argument(
+            "--adapter", type=Adapter | list[Adapter] | None, default=None, help=f"{OWN['adapter'].line}."
+        )
+        parser.add_argument("--adapter_path", type=str | None, default=None, help=f"{OWN['adapter_path'].line}.")
+        parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
+        parser.add_argument("--trainer.help", action=_TrainerHelp, help="Show the keys of the trainer and exit.")
+        #: Keys of the command that the configuration of a run does not record.
+        self.unrecorded = ["config", TRUST, "overwrite"]
+        method = "fit" if command == "plan" else command
+        self.unrecorded += parser.add_method_arguments(Trainer, method, skip=set(_OBJECTS))
+        parser.add_argument(f"--{TRUST}", action="store_true", help=f"{OWN[TRUST].line}.")
+        if command == "test":
+            parser.add_argument("--overwrite", action="store_true", help=f"{OWN['overwrite'].line}.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the words that were put together; ``sys.argv`` is not read again.
+
+        Raises:
+            UserError: a key or a value is wrong.
+        """
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise errors.explain(error, self.line.command) from error
+        refuse_code(self.config.as_dict(), self.line)
+        seed = self.config.seed_everything
+        if not isinstance(seed, bool) and seed is not None and seed < 0:
+            raise UserError(f"seed_everything is {seed}; it must be at least 0.")
+        chosen = self.config.adapter
+        if (
+            isinstance(chosen, list)
+            and len(chosen) > 1
+            and any(o.key.startswith("adapter.") for o in self.line.options)
+        ):
+            last = chosen[-1]
+            name = f"{last.class_path.rsplit('.', 1)[-1]} '{(last.init_args or {}).get('name')}'"
+            say(f"--adapter.* addresses the last of {len(chosen)} adapters: {name}")
+
+    def _add_configure_optimizers_method_to_model(self, subcommand: str | None) -> None:
+        """Hand ``optimizer:`` and ``lr_scheduler:`` to the module, whose parameters exist only after ``setup``."""
+
+        def factory(key: str) -> Callable[[Any], Any] | None:
+            init = self.config_init.get(key)
+            return (lambda target: instantiate_class(target, init)) if init else None
+
+        self.model.optimizer_factory = factory("optimizer") or self.model.optimizer_factory
+        self.model.scheduler_factory = factory("lr_scheduler") or self.model.scheduler_factory
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        """The configured adapters."""
+        chosen = self.config_init.get("adapter")
+        return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print ``line``, once for all processes."""
+    print(line)
