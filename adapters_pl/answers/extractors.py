@@ -38,6 +38,7 @@ _LETTER_STATED = re.compile(
 _STATED_BEFORE = re.compile(r"\s+is\s+(?:the\s+)?(?:(?:correct|right|final|best)\s*)*(?:answer|option|choice)\b", re.I)
 # "The answer is 5 + 3 = 8" states 8: nothing but arithmetic stands before the last equals sign.
 _WORKED_OUT = re.compile(r"[\d\s.,+*/()$%^\u00d7\u00f7-]*=")
+_OPTION = re.compile(r"\(([A-E])\)\s*(.*?)\s*(?=\([A-E]\)|$)", re.DOTALL)
 _OPEN, _CLOSE = r"[\s*_\"'`(\[{$]*", r"[*_\"'`)\]}$]*"
 # What a text says that has no answer. Behind "the answer is" a word will do; elsewhere it takes a whole phrase.
 _NOT_TOLD = re.compile(
@@ -211,3 +212,17 @@ def extract_text(text: str) -> str | None:
 def words(text: str) -> str:
     """``text`` with each run of white space as one space, and none around it."""
     return " ".join(text.split())
+
+
+def option_texts(question: str, options: Sequence[str]) -> dict[str, str]:
+    """What each option stands for, as the published questions list them; empty where they list nothing.
+
+    ``(A) 5 (B) 6`` for letters, ``Answer1: wet palms Answer2: dry palms`` for option words.
+    """
+    if all(len(option) == 1 for option in options):
+        found = dict(_OPTION.findall(question.partition("Answer Choices:")[2]))
+    else:
+        named = "|".join(re.escape(option) for option in options)
+        listed = re.compile(rf"\b({named}):\s*(.*?)\s*(?=\b(?:{named}):|Answer format:|$)", re.IGNORECASE | re.DOTALL)
+        found = {option.lower(): text for option, text in listed.findall(question)} if options else {}
+    return {option: found[option] for option in options if option in found}

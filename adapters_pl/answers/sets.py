@@ -7,7 +7,7 @@ class and its description are made from it (:mod:`adapters_pl.data.sets`); answe
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from adapters_pl.inputs.errors import UserError, did_you_mean
@@ -52,13 +52,17 @@ class SetSpec:
     citation: str = ""
     licence: str | None = None
 
+    def by(self, citation: str, licence: str | None = None) -> SetSpec:
+        """The row with its ``citation`` and ``licence``."""
+        return replace(self, citation=citation, licence=licence)
+
     @property
     def documentation(self) -> str:
         """What the set's class says of itself."""
         return f"{self.about}\n\n{self.citation}." if self.citation else self.about
 
 
-_LETTERS = ("A", "B", "C", "D", "E")
+_LETTERS, _TRUTHS = ("A", "B", "C", "D", "E"), ("true", "false")
 # "MAWPS consists of AddSub, MultiArith, SingleOp, SingleEq, SimulEq-S, SimulEq-L" (LLM-Adapters' README).
 _MAWPS = ("mawps", "AddSub", "MultiArith", "SingleEq")
 _ARC = "Clark et al. 2018, Think you have Solved Question Answering?, arXiv 1803.05457"
@@ -66,60 +70,38 @@ _ARC = "Clark et al. 2018, Think you have Solved Question Answering?, arXiv 1803
 COLLECTION = "Hu et al. 2023, LLM-Adapters, EMNLP, arXiv 2304.01933"
 
 
-def _arithmetic(name: str, called: str, about: str, citation: str, licence: str | None = None, **more: Any) -> SetSpec:
+def _arithmetic(name: str, called: str, about: str, **more: Any) -> SetSpec:
     fields = {"kind": "number", "test": f"dataset/{name}/test.json", "suite": "Arithmetic", **more}
-    return SetSpec(name, called, about=about, citation=citation, licence=licence, **fields)
+    return SetSpec(name, called, about=about, **fields)
 
 
-def _commonsense(
-    name: str, called: str, options: tuple[str, int], about: str, citation: str, licence: str | None = None
-) -> SetSpec:
-    word, count = options
-    words = tuple(f"{word}{number}" for number in range(1, count + 1)) if count else ("true", "false")
+def _commonsense(name: str, called: str, options: tuple[str, ...], about: str) -> SetSpec:
     train, test = (f"dataset/{name}/{split}.json" for split in ("train", "test"))
-    how: dict[str, Any] = {"form": "named options", "suite": "Commonsense"}
-    return SetSpec(name, called, "choice", words, train, test, about=about, citation=citation, licence=licence, **how)
+    how: dict[str, Any] = {"form": "named options", "suite": "Commonsense", "about": about}
+    return SetSpec(name, called, "choice", options, train, test, **how)
+
+
+def _numbered(word: str, count: int) -> tuple[str, ...]:
+    return tuple(f"{word}{number}" for number in range(1, count + 1))
 
 
 _TESTED = (
-    _arithmetic(
-        "MultiArith",
-        "MultiArith",
-        "Problems of two or more steps.",
-        "Roy and Roth 2015, Solving General Arithmetic Word Problems, EMNLP",
+    _arithmetic("MultiArith", "MultiArith", "Problems of two or more steps.").by(
+        "Roy and Roth 2015, Solving General Arithmetic Word Problems, EMNLP"
     ),
-    _arithmetic(
-        "gsm8k",
-        "GSM8K",
-        "Grade-school word problems of two to eight steps.",
-        "Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv 2110.14168",
-        "MIT",
+    _arithmetic("gsm8k", "GSM8K", "Grade-school word problems of two to eight steps.").by(
+        "Cobbe et al. 2021, Training Verifiers to Solve Math Word Problems, arXiv 2110.14168", "MIT"
     ),
-    _arithmetic(
-        "AddSub",
-        "AddSub",
-        "Addition and subtraction problems.",
-        "Hosseini et al. 2014, Learning to Solve Arithmetic Word Problems with Verb Categorization, EMNLP",
+    _arithmetic("AddSub", "AddSub", "Addition and subtraction problems.").by(
+        "Hosseini et al. 2014, Learning to Solve Arithmetic Word Problems with Verb Categorization, EMNLP"
     ),
-    _arithmetic(
-        "AQuA",
-        "AQuA",
-        "Algebraic problems with five options.",
-        "Ling et al. 2017, Program Induction by Rationale Generation, ACL, arXiv 1705.04146",
-        "Apache-2.0",
-        kind="letter",
-        options=_LETTERS,
+    _arithmetic("AQuA", "AQuA", "Algebraic problems with five options.", kind="letter", options=_LETTERS).by(
+        "Ling et al. 2017, Program Induction by Rationale Generation, ACL, arXiv 1705.04146", "Apache-2.0"
     ),
-    _arithmetic(
-        "SingleEq",
-        "SingleEq",
-        "Problems that one equation solves.",
-        "Koncel-Kedziorski et al. 2015, Parsing Algebraic Word Problems into Equations, TACL",
+    _arithmetic("SingleEq", "SingleEq", "Problems that one equation solves.").by(
+        "Koncel-Kedziorski et al. 2015, Parsing Algebraic Word Problems into Equations, TACL"
     ),
-    _arithmetic(
-        "SVAMP",
-        "SVAMP",
-        "One-unknown problems varied so that patterns alone fail.",
+    _arithmetic("SVAMP", "SVAMP", "One-unknown problems varied so that patterns alone fail.").by(
         "Patel et al. 2021, Are NLP Models really able to Solve Simple Math Word Problems?, NAACL, arXiv 2103.07191",
         "MIT",
     ),
@@ -128,84 +110,42 @@ _TESTED = (
         "MAWPS",
         "A collection of earlier problem sets. Its training rows hold questions of AddSub, MultiArith and SingleEq, "
         "and answers without rationales.",
-        "Koncel-Kedziorski et al. 2016, MAWPS: A Math Word Problem Repository, NAACL",
         train="dataset/mawps/trainset.json",
         columns={"instruction": "original_text", "answer": "ans"},
         suite="",
         drawn_from=_MAWPS,
-    ),
+    ).by("Koncel-Kedziorski et al. 2016, MAWPS: A Math Word Problem Repository, NAACL"),
     _arithmetic(
-        "mathqa",
-        "MathQA",
-        "AQuA's problems, cleaned and annotated anew.",
-        "Amini et al. 2019, MathQA, NAACL, arXiv 1905.13319",
-        "Apache-2.0",
-        kind="letter",
-        options=_LETTERS,
-        suite="",
+        "mathqa", "MathQA", "AQuA's problems, cleaned and annotated anew.", kind="letter", options=_LETTERS, suite=""
+    ).by("Amini et al. 2019, MathQA, NAACL, arXiv 1905.13319", "Apache-2.0"),
+    _commonsense("boolq", "BoolQ", _TRUTHS, "Yes-or-no questions that people really asked.").by(
+        "Clark et al. 2019, BoolQ, NAACL, arXiv 1905.10044", "CC-BY-SA-3.0"
     ),
-    _commonsense(
-        "boolq",
-        "BoolQ",
-        ("", 0),
-        "Yes-or-no questions that people really asked.",
-        "Clark et al. 2019, BoolQ, NAACL, arXiv 1905.10044",
-        "CC-BY-SA-3.0",
+    _commonsense("piqa", "PIQA", _numbered("solution", 2), "Which of two ways to do an everyday thing works.").by(
+        "Bisk et al. 2020, PIQA, AAAI, arXiv 1911.11641"
     ),
-    _commonsense(
-        "piqa",
-        "PIQA",
-        ("solution", 2),
-        "Which of two ways to do an everyday thing works.",
-        "Bisk et al. 2020, PIQA, AAAI, arXiv 1911.11641",
+    _commonsense("social_i_qa", "SIQA", _numbered("answer", 3), "Why people act and what follows for others.").by(
+        "Sap et al. 2019, Social IQa, EMNLP, arXiv 1904.09728"
     ),
-    _commonsense(
-        "social_i_qa",
-        "SIQA",
-        ("answer", 3),
-        "Why people act and what follows for others.",
-        "Sap et al. 2019, Social IQa, EMNLP, arXiv 1904.09728",
+    _commonsense("hellaswag", "HellaSwag", _numbered("ending", 4), "Which ending continues a description.").by(
+        "Zellers et al. 2019, HellaSwag, ACL, arXiv 1905.07830", "MIT"
     ),
-    _commonsense(
-        "hellaswag",
-        "HellaSwag",
-        ("ending", 4),
-        "Which ending continues a description.",
-        "Zellers et al. 2019, HellaSwag, ACL, arXiv 1905.07830",
-        "MIT",
+    _commonsense("winogrande", "WinoGrande", _numbered("option", 2), "Which of two names a blank stands for.").by(
+        "Sakaguchi et al. 2020, WinoGrande, AAAI, arXiv 1907.10641"
     ),
-    _commonsense(
-        "winogrande",
-        "WinoGrande",
-        ("option", 2),
-        "Which of two names a blank stands for.",
-        "Sakaguchi et al. 2020, WinoGrande, AAAI, arXiv 1907.10641",
-    ),
-    _commonsense(
-        "ARC-Easy",
-        "ARCEasy",
-        ("answer", 5),
-        "Science questions that simple methods answer.",
-        _ARC,
-        "CC-BY-SA-4.0",
+    _commonsense("ARC-Easy", "ARCEasy", _numbered("answer", 5), "Science questions that simple methods answer.").by(
+        _ARC, "CC-BY-SA-4.0"
     ),
     _commonsense(
         "ARC-Challenge",
         "ARCChallenge",
-        ("answer", 5),
+        _numbered("answer", 5),
         "Science questions that retrieval and co-occurrence answer wrongly.",
-        _ARC,
-        "CC-BY-SA-4.0",
-    ),
-    _commonsense(
-        "openbookqa",
-        "OpenBookQA",
-        ("answer", 4),
-        "Elementary science facts put to use.",
-        "Mihaylov et al. 2018, Can a Suit of Armor Conduct Electricity?, EMNLP, arXiv 1809.02789",
+    ).by(_ARC, "CC-BY-SA-4.0"),
+    _commonsense("openbookqa", "OpenBookQA", _numbered("answer", 4), "Elementary science facts put to use.").by(
+        "Mihaylov et al. 2018, Can a Suit of Armor Conduct Electricity?, EMNLP, arXiv 1809.02789"
     ),
 )
-
 #: Sets that are judged together, by the mean of their accuracies (LLM-Adapters, tables 3 and 4).
 SUITES: dict[str, tuple[str, ...]] = {
     suite: tuple(spec.name for spec in _TESTED if spec.suite == suite) for suite in ("Arithmetic", "Commonsense")
@@ -215,8 +155,9 @@ SUITES: dict[str, tuple[str, ...]] = {
 def _mixture(called: str, file: str, suite: str, about: str, drawn_from: tuple[str, ...] = ()) -> SetSpec:
     kind, form = ("number", "letters among numbers") if suite == "Arithmetic" else ("choice", "named options")
     how: dict[str, Any] = {"kind": kind, "form": form, "about": about, "citation": COLLECTION}
-    file = f"ft-training_set/{file}.json"
-    return SetSpec(called, called, train=file, judged_on=SUITES[suite], drawn_from=drawn_from, **how)
+    return SetSpec(
+        called, called, train=f"ft-training_set/{file}.json", judged_on=SUITES[suite], drawn_from=drawn_from, **how
+    )
 
 
 _TRAINED = (

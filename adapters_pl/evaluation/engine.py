@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters_pl.data.choices import Choices
+from adapters_pl.data.questions import Choices
 from adapters_pl.data.tokens import left_pad
 from adapters_pl.evaluation.generation import Generation, generate
 from adapters_pl.evaluation.scoring import Scored, score

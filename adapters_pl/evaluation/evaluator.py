@@ -8,12 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-from adapters_pl.answers import SetSpec, protocol_named, spec_named
+from adapters_pl.answers import Protocol, SetSpec, option_texts, protocol_named, spec_named
 from adapters_pl.data.example import Example
 from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
 from adapters_pl.evaluation.engine import Decoding, Engine
 from adapters_pl.evaluation.generation import Generation, seed_of
-from adapters_pl.evaluation.judging import judge_one, judge_samples, judge_scored
+from adapters_pl.evaluation.metrics import majority
+from adapters_pl.evaluation.scoring import Scored
 
 #: What is kept of one answer: ``row``, ``id``, ``prompt_hash``, ``output``, ``prediction``, ``gold``, ``correct``
 #: (``None`` without gold), ``finish``, ``tokens``, and what a protocol adds.
@@ -137,3 +138,68 @@ class Answers:
                 record["base_prediction"] = base[record["row"]]["prediction"]
                 record["base_correct"] = base[record["row"]]["correct"]
         return records
+
+
+# ---- one answer
+
+
+def read(protocol: Protocol, example: Example, text: str) -> str | None:
+    """The answer that ``protocol`` reads in ``text`` for ``example``."""
+    # What the options stand for only matters for letters; option words are looked for as they are.
+    question = f"{example.instruction} {example.input}"
+    texts = option_texts(question, example.options) if example.kind == "letter" else None
+    return protocol.extract(text, example.kind or "text", example.options, set_name=example.set, option_texts=texts)
+
+
+def judge_one(protocol: Protocol, example: Example, generation: Generation) -> Record:
+    """The record of one generated answer; ``correct`` is ``None`` without a gold one."""
+    prediction = read(protocol, example, generation.text)
+    return {
+        "id": example.id,
+        "output": generation.text,
+        "prediction": prediction,
+        "gold": example.answer,
+        "correct": _right(protocol, example, prediction),
+        "finish": generation.finish,
+        "tokens": generation.tokens,
+    }
+
+
+def judge_samples(protocol: Protocol, example: Example, generations: Sequence[Generation]) -> Record:
+    """The record of several sampled answers: the majority's answer, and whether any of them is right (pass@k).
+
+    ``output`` and ``finish`` are those of the first sample that gives the majority's answer.
+    """
+    predictions = [read(protocol, example, generation.text) for generation in generations]
+    voted = majority(predictions)
+    shown = generations[predictions.index(voted)]
+    right = [_right(protocol, example, prediction) for prediction in predictions]
+    return {
+        **judge_one(protocol, example, shown),
+        "tokens": sum(generation.tokens for generation in generations),
+        "samples": [generation.text for generation in generations],
+        "sample_predictions": predictions,
+        "sample_correct": right,
+        "passed": None if example.answer is None else any(right),
+    }
+
+
+def judge_scored(protocol: Protocol, example: Example, scored: Scored) -> Record:
+    """The record of scored options: ``prediction`` by the sum, ``prediction_normalised`` per character."""
+    best, normalised = scored.best(), scored.best_normalised()
+    return {
+        "id": example.id,
+        "output": "",
+        "prediction": best,
+        "gold": example.answer,
+        "correct": _right(protocol, example, best),
+        "finish": "scored",
+        "tokens": 0,
+        "prediction_normalised": normalised,
+        "correct_normalised": _right(protocol, example, normalised),
+        "scores": dict(zip(scored.choices.options, scored.sums, strict=True)),
+    }
+
+
+def _right(protocol: Protocol, example: Example, prediction: str | None) -> bool | None:
+    return None if example.answer is None else protocol.match(prediction, example.answer, example.kind or "text")

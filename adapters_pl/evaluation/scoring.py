@@ -1,6 +1,6 @@
 """Log-likelihoods of continuations: multiple choice without generation.
 
-How context and continuation are divided is said in :mod:`adapters_pl.data.choices`.
+How context and continuation are divided is said in :mod:`adapters_pl.data.questions`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from adapters_pl.data.choices import Choices, Pair
+from adapters_pl.data.questions import Choices, Pair
 
 
 class Scorer(Protocol):

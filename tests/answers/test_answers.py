@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from adapters_pl.answers import PROTOCOLS, extract, option_texts, protocol_named
 from adapters_pl.answers.extractors import extract_choice, extract_letter
-from adapters_pl.answers.review import SETS as REVIEWED
-from adapters_pl.answers.review import agrees, main, plainly_stated, readings
 from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, GOLDEN, shared
+from tests.helpers.review_answers import SETS as REVIEWED
+from tests.helpers.review_answers import agrees, main, plainly_stated, readings
 
 PROPERTY = settings(max_examples=200, deadline=None, derandomize=True)
 STRICT = protocol_named("strict")

@@ -22,8 +22,8 @@ from adapters_pl.data import (
 )
 from adapters_pl.data import set_named as named
 from adapters_pl.data.questions import Reader
+from adapters_pl.evaluation.evaluator import judge_one
 from adapters_pl.evaluation.generation import Generation
-from adapters_pl.evaluation.judging import judge_one
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.names import public_name
 from tests.conftest import DATA, shared

@@ -14,9 +14,8 @@ from adapters_pl.answers import PROTOCOLS, SetSpec
 from adapters_pl.data.example import Example
 from adapters_pl.data.questions import Reader, draw_shots, prompt_hash
 from adapters_pl.evaluation.engine import Decoding, TransformersEngine
-from adapters_pl.evaluation.evaluator import Evaluator
+from adapters_pl.evaluation.evaluator import Evaluator, judge_samples, judge_scored
 from adapters_pl.evaluation.generation import Generation
-from adapters_pl.evaluation.judging import judge_samples, judge_scored
 from adapters_pl.evaluation.scoring import Choices, Pair, Scored
 from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, shared, tiny_tokenizer

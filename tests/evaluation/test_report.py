@@ -8,7 +8,7 @@ from rich.console import Console
 from adapters_pl.data import SUITES
 from adapters_pl.evaluation import report
 from adapters_pl.evaluation.metrics import wilson_interval
-from adapters_pl.evaluation.published import base_name, published, references
+from adapters_pl.evaluation.report import base_name, published, references
 
 
 def record(correct, **more):

@@ -7,7 +7,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 
 from adapters_pl import CausalLMModule, PrefixTuning
-from adapters_pl.data.choices import Choices, Pair, encode_choices, encode_pair
+from adapters_pl.data.questions import Choices, Pair, encode_choices, encode_pair
 from adapters_pl.evaluation.scoring import Scored, log_likelihoods, score
 from tests.conftest import tiny_tokenizer
 

@@ -1,6 +1,6 @@
 """Both protocols' readings of the published rationales, for a person's eye.
 
-``python -m adapters_pl.answers.review --root DATA --out FILE`` reads AQuA, GSM8K and SVAMP below ``DATA`` and writes
+``python -m tests.helpers.review_answers --root DATA --out FILE`` reads AQuA, GSM8K and SVAMP below ``DATA`` and writes
 one line for every row whose rationale does not end in one plain statement of its answer. The rationales are what a
 model wrote, so what they state need not be right; how often it is, is printed.
 """
@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adapters_pl.answers.options import option_texts
-from adapters_pl.answers.protocols import PROTOCOLS
-from adapters_pl.answers.sets import Kind
+from adapters_pl.answers import PROTOCOLS, Kind, option_texts
 
 SETS: dict[str, Kind] = {"AQuA": "letter", "gsm8k": "number", "SVAMP": "number"}
 _PLAIN_NUMBER = re.compile(
@@ -98,7 +96,7 @@ def agrees(reading: Reading) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the rows that need an eye, and print the counts."""
-    parser = argparse.ArgumentParser(prog="python -m adapters_pl.answers.review", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.helpers.review_answers", description=__doc__)
     parser.add_argument("--root", type=Path, required=True, help="the folder that holds dataset/<Name>/test.json")
     parser.add_argument("--out", type=Path, required=True, help="the JSON lines file to write")
     options = parser.parse_args(arguments)
