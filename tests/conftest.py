@@ -107,6 +107,23 @@ def tiny_tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **{k: v for k, v in special.items() if v})
 
 
+#: The files that take longest, in that order: of several workers each takes a file at a time, and none should begin a
+#: long one when the others are done.
+LONGEST = [
+    *("distributed/test_equality.py", "cli/test_machine_faults.py", "distributed/test_ddp.py", "cli/test_training.py"),
+    *("test_notebooks.py", "distributed/test_resume.py", "cli/test_fuzz.py", "models/test_quantisation.py"),
+    *("evaluation/test_invariance.py", "cli/test_security.py", "test_packaging.py", "cli/test_noise.py"),
+    *("cli/test_hostile_inputs.py", "inputs/test_secrets.py", "cli/test_export.py", "evaluation/test_harness.py"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first."""
+    tests = Path(__file__).parent
+    place = {tests / file: i for i, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
