@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, DefaultHelpFormatter
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
 from lightning.pytorch.utilities import rank_zero_only
@@ -21,6 +21,7 @@ from adapters_pl.cli.key_help import OWN
 from adapters_pl.cli.received import refuse_code
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.ranges import in_words
 from adapters_pl.runs.run import DEFAULT_ROOT
 from adapters_pl.training.module import CausalLMModule
 
@@ -28,12 +29,36 @@ from adapters_pl.training.module import CausalLMModule
 _OBJECTS = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
 
 
+class _InWords(DefaultHelpFormatter):
+    """Help that says in words what an argument takes."""
+
+    def _get_type_str(self, action: Action) -> str | None:
+        hint = getattr(action, "_typehint", None) or action.type
+        return in_words(hint) if hint else super()._get_type_str(action)
+
+
 class Parser(LightningArgumentParser):
     """A parser that raises instead of exiting, so that every error is worded in one place."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["exit_on_error"] = False
+        kwargs.setdefault("formatter_class", _InWords)
         super().__init__(*args, **kwargs)
+
+    def format_help(self) -> str:
+        """The help; of a class with ``headings`` (``--data.help GSM8K``) under these, without the line of all flags."""
+        groups: Any = self._action_groups
+        for group in list(groups):
+            kind: Any = getattr(group, "group_class", None)
+            if not hasattr(kind, "headings"):
+                continue
+            self.usage, self.description = SUPPRESS, f"{group.title}."
+            arguments = {action.dest.rpartition(".")[2]: action for action in group._group_actions}
+            for heading, names in kind.headings.items():
+                self.add_argument_group(heading)._group_actions = [arguments.pop(name) for name in names]
+            self.add_argument_group(f"Of {kind.__name__} alone")._group_actions = list(arguments.values())
+            groups.remove(group)
+        return super().format_help()
 
 
 class _TrainerHelp(Action):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse.typing import register_type
 
@@ -50,6 +51,30 @@ WORDS = {
     "NotNegative": "at least 0",
     "Share": "at least 0 and below 1",
 }
+
+
+_PLAIN = {str: "text", bool: "true or false", int: "whole number", float: "number", type(None): "null"}
+
+
+def in_words(hint: Any) -> str:
+    """What a person gives for a type.
+
+    >>> in_words(list[str] | None), in_words(Literal["keep", "drop"]), in_words(AtLeast1)
+    ('list of text, or null', 'keep or drop', 'whole number, at least 1')
+    """
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if origin in (Union, UnionType):
+        *others, last = map(in_words, inner)
+        return f"{', '.join(others)}, or {last}"
+    if origin is list:
+        return f"list of {in_words(inner[0])}"
+    if origin is dict:
+        return f"mapping from {in_words(inner[0])} to {in_words(inner[1])}"
+    if hasattr(hint, "within"):
+        return f"{_PLAIN[hint.__mro__[1]]}, {WORDS[hint.__name__]}"
+    return _PLAIN.get(hint) or str(getattr(hint, "__name__", hint))
 
 
 def refuse_out_of_range(section: str, function: Callable[..., Any], values: Mapping[str, Any]) -> None:

@@ -71,6 +71,18 @@ def test_what_the_help_says_of_more_help_works(printed, command):
         assert f"--{section}." in printed(command, *words.split())
 
 
+def test_a_datasets_keys_stand_under_headings_and_its_own_behind_them(printed):
+    def heads(name):
+        return re.findall(r"^(\S.*):$", printed("fit", "--data.help", name), re.MULTILINE)
+
+    assert heads("GSM8K") == list(ReasoningDataModule.headings)
+    assert heads("MathQA") == [*ReasoningDataModule.headings, "Of MathQA alone"]
+    told = printed("fit", "--data.help", "MathQA")
+    assert told.startswith("AQuA's problems, cleaned and annotated anew.")
+    assert told.index("--data.contamination") < told.index("Of MathQA alone") < told.index("--data.corrupted")
+    assert "(type: whole number, at least 1, default: 4)" in " ".join(told.split())
+
+
 def test_what_is_read_from_the_sources_is_what_python_sees():
     for section, classes in key_help._CLASSES.items():
         for file, name in classes:

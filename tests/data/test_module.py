@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -651,3 +652,8 @@ def test_an_example_of_ones_own_has_the_kind_of_its_set(tmp_path):
 
     (tmp_path / "own.json").write_text(json.dumps([{"instruction": f"{n}?", "answer": str(n)} for n in range(3)]))
     assert {example.kind for example in Own(test_path=str(tmp_path / "own.json")).examples("test")} == {"number"}
+
+
+def test_every_argument_stands_under_one_heading():
+    listed = [name for names in BoolQ.headings.values() for name in names]
+    assert sorted(listed) == sorted(inspect.signature(BoolQ.__init__).parameters.keys() - {"self"})

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Literal
+
 import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
 
 from adapters_pl import GSM8K, CausalLMModule, LoRA, PTuning, SeriesAdapter, UserError
-from adapters_pl.inputs.ranges import AtLeast1, NotNegative, Share, refuse_out_of_range
+from adapters_pl.inputs.ranges import AtLeast1, NotNegative, Share, in_words, refuse_out_of_range
 
 
 @pytest.mark.parametrize(
@@ -56,3 +59,21 @@ def test_what_is_parsed_is_a_plain_number(tmp_path):
 
 def test_a_value_of_another_type_is_left_to_whoever_looks_at_types():
     assert refuse_out_of_range("", number, {"count": "many", "rate": [1]}) is None
+
+
+@pytest.mark.parametrize(
+    ("hint", "words"),
+    [
+        (str, "text"),
+        (bool, "true or false"),
+        (AtLeast1 | None, "whole number, at least 1, or null"),
+        (Share, "number, at least 0 and below 1"),
+        (Literal["keep", "drop"], "keep or drop"),
+        (list[str] | None, "list of text, or null"),
+        (dict[str, str], "mapping from text to text"),
+        (str | list[str] | None, "text, list of text, or null"),
+        (Path, "Path"),
+    ],
+)
+def test_a_type_is_said_in_words(hint, words):
+    assert in_words(hint) == words
