@@ -45,7 +45,7 @@ class Parser(LightningArgumentParser):
         kwargs.setdefault("formatter_class", _InWords)
         super().__init__(*args, **kwargs)
 
-    def format_help(self) -> str:
+    def format_help(self, *formatter: Any) -> str:
         """The help; of a class with ``headings`` (``--data.help GSM8K``) under these, without the line of all flags."""
         groups: Any = self._action_groups
         for group in list(groups):
@@ -58,7 +58,7 @@ class Parser(LightningArgumentParser):
                 self.add_argument_group(heading)._group_actions = [arguments.pop(name) for name in names]
             self.add_argument_group(f"Of {kind.__name__} alone")._group_actions = list(arguments.values())
             groups.remove(group)
-        return super().format_help()
+        return super().format_help(*formatter)
 
 
 class _TrainerHelp(Action):
