@@ -21,6 +21,7 @@ _EXPORTS = {
     "CausalLMModule": "training.module",
     "Adapter": "adapters",
     "AdapterLayer": "adapters",
+    "LinearAdapter": "adapters",
     "LinearAdapterLayer": "adapters",
     "LoRA": "adapters",
     "IA3": "adapters",

@@ -1,217 +1,76 @@
-"""What every adapter method shares: layers, and the callback that hangs them into the slots of a base."""
+"""What every adapter method shares: a Lightning callback that hangs its layers into the slots of a base."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import inspect
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import Any, ClassVar
+from contextlib import ExitStack, contextmanager
+from dataclasses import KW_ONLY, dataclass, field, fields
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
+from adapters_pl.adapters.layers import AdapterLayer, LinearAdapterLayer, ModuleCopy, adapter_layers, site_of
 from adapters_pl.inputs.errors import UserError, did_you_mean
-from adapters_pl.inputs.names import public_name
+from adapters_pl.inputs.names import arguments_of, public_name
 from adapters_pl.inputs.ranges import refuse_out_of_range
 from adapters_pl.models.architectures import Architecture
 from adapters_pl.models.discovery import architecture_of
-from adapters_pl.models.placement import Layers, Names, Placement, Site, matches
-from adapters_pl.models.quantisation import dequantise, is_quantised, mend, plain_weight, say_dequantised
-from adapters_pl.models.slots import attach, base_modules, detach, place_of, remove_slot, slot_of
+from adapters_pl.models.placement import Layers, Names, Placement, Site, matches, resolve
+from adapters_pl.models.quantisation import dequantise, is_quantised, mend, say_dequantised
+from adapters_pl.models.slots import attach, base_modules, detach, place_of, slot_of
 
 
-class AdapterLayer(nn.Module, ABC):
-    """One adapter at one site of the model, and the identity until a method writes :meth:`enter` or :meth:`leave`.
-
-    All parameters of the layer are the adapter's: what is trained, saved and counted is what is declared here, never
-    what a name happens to contain.
-    """
-
-    #: Set where the layer is attached: which adapter it belongs to.
-    adapter_name: str
-    #: While false the module behaves as if the layer were not there.
-    enabled: bool = True
-    #: The buffers that are saved beside the parameters, and not trained.
-    saved_buffers: tuple[str, ...] = ()
-    _reads_one_tensor: ClassVar[bool] = False
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if not cls._reads_one_tensor and {"before", "after"} & vars(cls).keys():
-            raise TypeError(f"{cls.__name__} writes before or after: derive it from LinearAdapterLayer.")
-
-    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """What the adapted module is called with."""
-        return args, kwargs
-
-    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """What the adapted module returns."""
-        return output
-
-    @abstractmethod
-    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Draw the initial values in place; ``generator_for(parameter_name)`` is seeded by that name."""
-
-    def delta(self, base: nn.Module) -> Tensor | None:
-        """The change of ``base.weight`` that equals this layer, in its shape; ``None`` if there is none."""
-        return None
-
-    def bias_delta(self, base: nn.Module) -> Tensor | None:
-        """The change of ``base.bias`` that belongs to :meth:`delta`; ``None`` if the bias stays."""
-        return None
-
-
-class LinearAdapterLayer(AdapterLayer):
-    """A layer of a module that reads one tensor: ``after(x, y, base)`` of ``y = base(before(x))``.
-
-    ``x`` is the input after every ``before``.
-    """
-
-    _reads_one_tensor = True
-
-    def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The call with :meth:`before` of its first argument."""
-        x, *rest = args
-        return (self.before(x), *rest), kwargs
-
-    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """:meth:`after` of what the module returns."""
-        return self.after(args[0], output, base)
-
-    def before(self, x: Tensor) -> Tensor:
-        """What the adapted module reads instead of ``x``: (..., in_features) -> the same shape."""
-        return x
-
-    def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """What the adapted module returns instead of ``y``: (..., out_features) -> the same shape."""
-        return y
-
-
-def site_of(path: str) -> str:
-    """The path of the module that an adapter's layer or parameter at ``path`` hangs on; empty for the model itself."""
-    place = place_of(path)
-    assert place is not None
-    return place.site
-
-
-def adapter_layers(model: nn.Module, name: str | None = None) -> dict[str, AdapterLayer]:
-    """The adapter layers inside ``model`` by path, those of adapter ``name`` or all."""
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, AdapterLayer) and name in (None, module.adapter_name)
-    }
-
-
-def activate(model: nn.Module, *names: str) -> None:
-    """Let exactly the adapters called ``names`` work, and switch every other one off; none gives the base alone.
-
-    Raises:
-        UserError: ``model`` has no adapter of that name.
-    """
-    layers = adapter_layers(model).values()
-    known = {layer.adapter_name for layer in layers}
-    for name in names:
-        if name not in known:
-            raise UserError(f"There is no adapter '{name}': {did_you_mean(name, known)}")
-    for layer in layers:
-        layer.enabled = layer.adapter_name in names
-
-
-class ModuleCopy(AdapterLayer):
-    """A module of the base that is trained whole: a float32 copy that answers in its place.
-
-    Identity at step 0, where it holds the base's values. The base's own module stays as it is, so switching
-    the adapter off gives it back, even where it is tied to another.
-    """
-
-    PREFIX = "copy."
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.copy = copy.deepcopy(module)
-        remove_slot(self.copy)
-        for inner in self.copy.modules():
-            if is_quantised(inner):
-                dequantise(inner, torch.float32)
-        self.copy.float().requires_grad_(True)
-
-    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Take the base's values."""
-        values = base.state_dict()
-        for path, inner in base.named_modules():
-            if is_quantised(inner):
-                values[f"{path}.weight" if path else "weight"] = plain_weight(inner)
-        for name, value in self.copy.state_dict().items():
-            value.copy_(values[name])
-
-    def delta(self, base: nn.Module) -> Tensor | None:
-        """The difference of the weights; ``None`` for a module that is more than a weight and a bias."""
-        own = dict(self.copy.named_parameters())
-        return self.copy.weight - base.weight.float() if own.keys() <= {"weight", "bias"} else None  # type: ignore
-
-    def bias_delta(self, base: nn.Module) -> Tensor | None:
-        """The difference of the biases."""
-        bias: Tensor | None = getattr(base, "bias", None)
-        return None if bias is None else self.copy.bias - bias.float()  # type: ignore[operator]
-
-    def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        """The copy's answer to the same arguments, in the dtype of the base's."""
-        own = [arg.float() if isinstance(arg, Tensor) and arg.is_floating_point() else arg for arg in args]
-        return self.copy(*own, **kwargs).to(output.dtype)
-
-
+@dataclass(eq=False)
 class Adapter(Callback, ABC):
     """An adapter method: a Lightning callback that injects its layers into the frozen base in ``setup``.
 
-    A subclass writes :meth:`inject`, and every argument of its ``__init__`` is kept under its own name, so
-    that a checkpoint can say how to build it again.
+    A method is a dataclass, whose fields are its arguments: a checkpoint says by them how to build it again. It
+    writes :meth:`inject`, or derives from :class:`LinearAdapter`, and says in tables what PEFT calls its settings and
+    tensors.
 
     Args:
         name: what tells several adapters of one model apart.
-        placement: which sublayers are adapted: ``attn``, ``mlp`` or ``both``.
-        target_modules: instead of a placement, the modules by name (``[q_proj, v_proj]``), by a regular
-            expression for the whole path, or ``all-linear``.
-        layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
-        exclude: names or a regular expression of modules to leave out.
-        modules_to_save: modules of the base that are trained whole beside the adapter, and saved with it, by name
-            (``[embed_tokens, lm_head]``), as in PEFT.
     """
 
-    #: The ``peft_type`` that adapter directories of this method carry.
+    #: The ``peft_type`` that adapter directories of this method carry; ``None`` for a method without directories.
     peft_type: ClassVar[str | None] = None
-    #: Positions of the model's context that the adapter takes.
-    virtual_tokens: int = 0
+    #: PEFT's names in ``adapter_config.json`` of this method's arguments.
+    peft_settings: ClassVar[dict[str, str]] = {}
+    #: What a directory means that says nothing, or null, of a setting; it has to say the others.
+    peft_defaults: ClassVar[dict[str, Any]] = {}
+    #: PEFT's names of a layer's parameters, relative to the adapted module, where they are not ours.
+    peft_names: ClassVar[dict[str, str]] = {}
 
-    def __init__(
-        self,
-        *,
-        name: str = "default",
-        placement: Placement = "both",
-        target_modules: Names | None = None,
-        layers: Layers | None = None,
-        exclude: Names | None = None,
-        modules_to_save: list[str] | None = None,
-    ) -> None:
-        refuse_out_of_range(f"{type(self).__name__}: ", Adapter.__init__, locals())
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", name):
-            raise UserError(f"adapter name '{name}': use letters, digits, '-' and '_', beginning with a letter.")
-        if placement not in ("attn", "mlp", "both"):
-            raise UserError(f"placement '{placement}': choose attn, mlp or both.")
-        self.name = name
-        self.placement = placement
-        self.target_modules = target_modules
-        self.layers = layers
-        self.exclude = exclude
-        self.modules_to_save = modules_to_save
+    _: KW_ONLY
+    name: str = "default"
+    #: Modules of the base that are trained whole beside the adapter, if there are any.
+    modules_to_save: list[str] | None = field(default=None, init=False, repr=False)
+    #: Positions of the model's context that the adapter takes.
+    virtual_tokens: int = field(default=0, init=False, repr=False)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for table in ("peft_settings", "peft_defaults", "peft_names"):  # each holds what those of its bases hold
+            setattr(cls, table, {**getattr(super(cls, cls), table), **vars(cls).get(table, {})})
+
+    def __post_init__(self) -> None:
+        method, hints = type(self).__name__, get_type_hints(type(self))
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        refuse_out_of_range(f"{method}: ", type(self), values)
+        for name, value in values.items():
+            choices = get_args(hints[name]) if get_origin(hints[name]) is Literal else ()
+            if choices and value not in choices:
+                raise UserError(f"{method}: {name} '{value}': choose {', '.join(choices[:-1])} or {choices[-1]}.")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_-]*", self.name):
+            raise UserError(f"adapter name '{self.name}': use letters, digits, '-' and '_', beginning with a letter.")
 
     # ---- what a method writes
 
@@ -222,6 +81,17 @@ class Adapter(Callback, ABC):
         Works on the meta device and draws no random number. Injecting twice is an error of the caller;
         :meth:`attach_to` sees to it.
         """
+
+    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups for the optimizer; one with the optimizer's own settings unless a method needs more.
+
+        A group may hold ``lr_ratio``, its learning rate over the optimizer's.
+        """
+        return [{"params": list(self.adapter_parameters(model).values())}]
+
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What ``adapter_config.json`` says beside the settings, such as which modules were adapted."""
+        return {}
 
     @classmethod
     def reads(cls, config: dict[str, Any]) -> bool:
@@ -238,39 +108,42 @@ class Adapter(Callback, ABC):
         """
         return config, tensors
 
-    @classmethod
-    def from_peft(cls, config: dict[str, Any], name: str) -> Adapter:
-        """The adapter that a PEFT ``adapter_config.json`` of this method describes."""
-        raise UserError(f"{cls.__name__} reads no PEFT directories.")
-
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """What this method adds to ``adapter_config.json``: its settings, by PEFT's names."""
-        raise UserError(f"{type(self).__name__} has no PEFT format; its checkpoints are .ckpt files.")
-
     def follow_peft(self, model: PreTrainedModel) -> None:
         """Behave as PEFT does where this method knows better; for adapters of PEFT's in plain models."""
 
-    def peft_name(self, own: str) -> str:
-        """PEFT's name for a layer's parameter ``own``, relative to the adapted module."""
-        return own
+    # ---- directories
 
-    def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups for the optimizer; one with the optimizer's own settings unless a method needs more.
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], name: str) -> Adapter:
+        """The adapter that a PEFT ``adapter_config.json`` of this method describes.
 
-        A group may hold ``lr_ratio``, its learning rate over the optimizer's.
+        Raises:
+            UserError: the file does not say what it has to.
         """
-        return [{"params": list(self.adapter_parameters(model).values())}]
-
-    # ---- what every method has
+        arguments = {}
+        for argument, key in cls.peft_settings.items():
+            arguments[argument] = config.get(key)
+            if arguments[argument] is None:
+                if key not in cls.peft_defaults:
+                    raise UserError(f"{key} is missing; mend it, or take another copy of the adapter.")
+                arguments[argument] = cls.peft_defaults[key]
+        return cls(**arguments, name=name)
 
     def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The adapter as PEFT writes it: the contents of ``adapter_config.json`` and the tensors by key."""
+        """The adapter as PEFT writes it: the contents of ``adapter_config.json`` and the tensors by key.
+
+        Raises:
+            UserError: the method has no directories.
+        """
+        if self.peft_type is None:
+            raise UserError(f"{type(self).__name__} has no PEFT format; its checkpoints are .ckpt files.")
         config = {
             "peft_type": self.peft_type,
             "task_type": "CAUSAL_LM",
             "inference_mode": True,
             "modules_to_save": self.modules_to_save,
-            **self.peft_config(model),
+            **{key: getattr(self, argument) for argument, key in self.peft_settings.items()},
+            **self.peft_extra(model),
         }
         return config, self.peft_tensors(model)
 
@@ -282,9 +155,11 @@ class Adapter(Callback, ABC):
         """The key of ``parameter`` (as :meth:`adapter_parameters` names it) in a PEFT directory."""
         place = place_of(parameter)
         assert place is not None
-        own = place.own
-        theirs = own.removeprefix(ModuleCopy.PREFIX) if own.startswith(ModuleCopy.PREFIX) else self.peft_name(own)
+        own = place.own.removeprefix(ModuleCopy.PREFIX)
+        theirs = own if own != place.own else self.peft_names.get(own, own)
         return f"base_model.model.{place.site}.{theirs}"
+
+    # ---- what every method has
 
     def sites(self, model: nn.Module) -> dict[str, AdapterLayer]:
         """The method's own layers by the path of the module that each adapts, copies of whole modules left out."""
@@ -298,13 +173,7 @@ class Adapter(Callback, ABC):
 
     def init_args(self) -> dict[str, Any]:
         """The arguments that build this adapter again."""
-        names: dict[str, None] = {}
-        for cls in type(self).__mro__:
-            parameters = inspect.signature(cls.__init__).parameters.values()  # type: ignore[misc]
-            names.update({p.name: None for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)})
-            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-                break  # what a class hands on with **kwargs are the next one's arguments
-        return {name: getattr(self, name) for name in names if name != "self"}
+        return {name: getattr(self, name) for name in arguments_of(type(self))}
 
     def adapter_parameters(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The adapter's parameters by their path in ``model``: exactly what its layers declare."""
@@ -364,14 +233,13 @@ class Adapter(Callback, ABC):
         same adapter comes out whatever the order, the device or the sharding.
         """
         for path, layer in adapter_layers(model, self.name).items():
-            base = model.get_submodule(site_of(path))
 
             def generator_for(parameter: str, path: str = path) -> torch.Generator:
                 digest = hashlib.sha256(f"{seed}:{path}.{parameter}".encode()).digest()
                 return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
             with torch.no_grad():
-                layer.reset_parameters(generator_for, base)
+                layer.reset_parameters(generator_for, model.get_submodule(site_of(path)))
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Inject into the module's base; a second stage finds the adapter there and leaves it."""
@@ -417,54 +285,109 @@ class Adapter(Callback, ABC):
         """Fold the adapter into the base's weights and switch it off; returns the exact undo.
 
         Merging a merged adapter does nothing, and neither does its undo. A quantised weight has no room for the
-        change: it becomes a plain one in the dtype of the model, and a line says so.
+        change: it becomes a plain one in the dtype of the model, and a line says so. Whatever goes wrong, the model is
+        then as it was.
 
         Raises:
             UserError: the method has no weight change that equals it, or the merged weight is not finite.
         """
-        undone: list[Callable[[], Any]] = []
         dequantised = 0
-
-        def undo() -> None:
-            while undone:
-                undone.pop()()
-
-        for path, layer in adapter_layers(model, self.name).items():
-            if not layer.enabled:
-                continue
-            base = model.get_submodule(site_of(path))
-            if quantised := is_quantised(base):
-                undone.append(dequantise(base, model.dtype))  # whose undo knows nothing of what is added below
-                dequantised += 1
-            changes = {"weight": layer.delta(base), "bias": layer.bias_delta(base)}
-            if changes["weight"] is None and changes["bias"] is None:
-                undo()
-                raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
-            if changes["bias"] is not None and getattr(base, "bias", None) is None:
-                undo()
-                raise UserError(f"{path} shifts what its module returns, which has no bias to merge the shift into.")
-            sharing = [
-                other for other, module in model.named_modules() if getattr(module, "weight", None) is base.weight
-            ]
-            if len(sharing) > 1:
-                undo()
-                raise UserError(
-                    f"{' and '.join(sharing)} share one weight; what was trained in one has no place in it."
-                )
-            for name, change in changes.items():
-                if change is not None:
-                    parameter = base.get_parameter(name)
-                    if not quantised:
-                        undone.append(partial(_give_back, parameter, parameter.detach().clone()))
+        with ExitStack() as undo:
+            for path, layer in adapter_layers(model, self.name).items():
+                if not layer.enabled:
+                    continue
+                base = model.get_submodule(site_of(path))
+                if quantised := is_quantised(base):
+                    undo.callback(dequantise(base, model.dtype))
+                    dequantised += 1
+                for parameter, change in self._changes(path, layer, base, model):
+                    if not quantised:  # else the quantised parameter itself is kept
+                        undo.callback(_give_back, parameter, parameter.detach().clone())
                     parameter.data.add_(change.to(parameter.dtype))
-            layer.enabled = False
-            undone.append(partial(setattr, layer, "enabled", True))
-            if not all(torch.isfinite(changed).all() for changed in base.parameters(recurse=False)):
-                undo()
-                raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
-        if dequantised:
-            say_dequantised(dequantised, model.dtype)
-        return undo
+                layer.enabled = False
+                undo.callback(setattr, layer, "enabled", True)
+                if not all(torch.isfinite(changed).all() for changed in base.parameters(recurse=False)):
+                    raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
+            if dequantised:
+                say_dequantised(dequantised, model.dtype)
+            return undo.pop_all().close
+
+    def _changes(
+        self, path: str, layer: AdapterLayer, base: nn.Module, model: PreTrainedModel
+    ) -> list[tuple[nn.Parameter, Tensor]]:
+        """What is added to weight and bias of ``base`` where the layer at ``path`` is merged into it."""
+        changes = {"weight": layer.delta(base), "bias": layer.bias_delta(base)}
+        if changes["weight"] is None and changes["bias"] is None:
+            raise UserError(f"{type(self).__name__} cannot be merged into the base; keep it as an adapter.")
+        if changes["bias"] is not None and getattr(base, "bias", None) is None:
+            raise UserError(f"{path} shifts what its module returns, which has no bias to merge the shift into.")
+        sharing = [other for other, module in model.named_modules() if getattr(module, "weight", None) is base.weight]
+        if len(sharing) > 1:
+            raise UserError(f"{' and '.join(sharing)} share one weight; what was trained in one has no place in it.")
+        return [(base.get_parameter(name), change) for name, change in changes.items() if change is not None]
+
+
+@dataclass(eq=False)
+class LinearAdapter(Adapter):
+    """A method that hangs one layer on every linear module that it adapts; it writes :meth:`make_layer`.
+
+    Args:
+        placement: which sublayers are adapted: ``attn``, ``mlp`` or ``both``.
+        target_modules: instead of a placement, the modules by name (``[q_proj, v_proj]``), by a regular
+            expression for the whole path, or ``all-linear``.
+        layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
+        exclude: names or a regular expression of modules to leave out.
+        modules_to_save: modules of the base that are trained whole beside the adapter, and saved with it, by name
+            (``[embed_tokens, lm_head]``), as in PEFT.
+    """
+
+    peft_settings = {"target_modules": "target_modules"}
+
+    _: KW_ONLY
+    placement: Placement = "both"
+    target_modules: Names | None = None
+    layers: Layers | None = None
+    exclude: Names | None = None
+    modules_to_save: list[str] | None = None
+
+    @abstractmethod
+    def make_layer(self, site: Site, module: nn.Module) -> LinearAdapterLayer:
+        """The layer for ``module``, which lies at ``site``; its parameters are empty, and on any device."""
+
+    def targets(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
+        """The modules that the adapter goes to, in the model's order."""
+        return resolve(model, arch, self.placement, self.target_modules, self.layers, self.exclude)
+
+    def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
+        """Hang a layer on each of :meth:`targets`."""
+        sites = self.targets(model, arch)
+        for site in sites:
+            self.hang(model, site, self.make_layer(site, model.get_submodule(site.path)))
+        return sites
+
+    def hang(self, model: PreTrainedModel, site: Site, layer: AdapterLayer) -> None:
+        """Attach ``layer`` to the module at ``site``, in float32 and on the module's device."""
+        module = model.get_submodule(site.path)
+        attach(module, layer.to(next(module.parameters()).device, torch.float32), self.name)
+
+    def adapted(self, model: nn.Module) -> list[str]:
+        """The paths of the linear modules that have a layer with parameters, sorted."""
+        layers = self.sites(model).items()
+        return sorted(path for path, own in layers if isinstance(own, LinearAdapterLayer) and [*own.parameters()])
+
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The very modules that were adapted, so that no other tool's rules can choose others."""
+        paths = self.adapted(model)
+        transposed = any(isinstance(model.get_submodule(path), Conv1D) for path in paths)
+        return {"target_modules": paths, "fan_in_fan_out": transposed}
+
+    @classmethod
+    def from_peft(cls, config: dict[str, Any], name: str) -> Adapter:
+        """As every method; what narrows the targets is read and not written, since those written are exact."""
+        adapter: Any = super().from_peft(config, name)
+        adapter.exclude = config.get("exclude_modules", adapter.exclude)
+        adapter.layers = config.get("layers_to_transform", adapter.layers)
+        return adapter
 
 
 def refuse_same_names(adapters: Sequence[Adapter]) -> None:
@@ -475,13 +398,13 @@ def refuse_same_names(adapters: Sequence[Adapter]) -> None:
             raise UserError(f"Two adapters are named '{name}': give each its own, by its argument 'name'.")
 
 
-def _give_back(parameter: nn.Parameter, values: Tensor) -> None:
-    parameter.data.copy_(values)
-
-
 def describe_adapter(adapter: Adapter) -> dict[str, Any]:
     """``{class_path, init_args}``: the form in which a checkpoint and a configuration name an adapter."""
     return {
         "class_path": public_name(f"{type(adapter).__module__}.{type(adapter).__qualname__}"),
         "init_args": adapter.init_args(),
     }
+
+
+def _give_back(parameter: nn.Parameter, values: Tensor) -> None:
+    parameter.data.copy_(values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from adapters_pl.adapters.base import Adapter, LinearAdapterLayer, attach
+from adapters_pl.adapters.base import LinearAdapter
+from adapters_pl.adapters.layers import LinearAdapterLayer
 from adapters_pl.models.architectures import Architecture
-from adapters_pl.models.placement import Names, Placement, Site, matches, resolve
+from adapters_pl.models.placement import Names, Site, matches, resolve
 
 
 class IA3Layer(LinearAdapterLayer):
@@ -21,11 +23,10 @@ class IA3Layer(LinearAdapterLayer):
     Identity at step 0, where l is one. Shapes and name are PEFT's.
     """
 
-    def __init__(self, site: Site, scales_input: bool, device: torch.device) -> None:
+    def __init__(self, site: Site, scales_input: bool) -> None:
         super().__init__()
         self.scales_input = scales_input
-        shape = (1, site.in_features) if scales_input else (site.out_features, 1)
-        self.ia3_l = nn.Parameter(torch.empty(shape, dtype=torch.float32, device=device))
+        self.ia3_l = nn.Parameter(torch.empty((1, site.in_features) if scales_input else (site.out_features, 1)))
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
         """Set the vector to one."""
@@ -42,8 +43,7 @@ class IA3Layer(LinearAdapterLayer):
     def delta(self, base: nn.Module) -> Tensor:
         """``l W - W`` over rows or columns, in the shape of the weight."""
         weight: Tensor = base.weight  # type: ignore[assignment]
-        scale = self.ia3_l.T if isinstance(base, Conv1D) else self.ia3_l
-        return weight.float() * (scale - 1)
+        return weight.float() * ((self.ia3_l.T if isinstance(base, Conv1D) else self.ia3_l) - 1)
 
     def bias_delta(self, base: nn.Module) -> Tensor | None:
         """The bias is part of the output that is rescaled."""
@@ -51,63 +51,39 @@ class IA3Layer(LinearAdapterLayer):
         return None if self.scales_input or bias is None else bias.float() * (self.ia3_l.flatten() - 1)
 
 
-class IA3(Adapter):
+@dataclass(eq=False)
+class IA3(LinearAdapter):
     """Rescale keys and values, and what the MLP's last projection reads, by learned vectors.
 
     Identity at step 0. In a fused query-key-value projection the query is rescaled too, as in PEFT.
 
     Args:
         placement: ``attn`` is keys and values, ``mlp`` the input of the down projection, ``both`` all three.
-        target_modules: instead of a placement, the modules by name, by a regular expression, or ``all-linear``.
-        feedforward_modules: those of them whose input is rescaled instead of their output; the MLP's down
+        feedforward_modules: of the modules those whose input is rescaled instead of their output; the MLP's down
             projection if not given.
-        shared: ``name``, ``layers``, ``exclude`` and ``modules_to_save``, as every :class:`Adapter` has them.
     """
 
     peft_type = "IA3"
+    peft_settings = {"feedforward_modules": "feedforward_modules"}
 
-    def __init__(
-        self,
-        placement: Placement = "both",
-        target_modules: Names | None = None,
-        feedforward_modules: Names | None = None,
-        **shared: Any,
-    ) -> None:
-        super().__init__(placement=placement, target_modules=target_modules, **shared)
-        self.feedforward_modules = feedforward_modules
+    feedforward_modules: Names | None = None
 
-    def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """Hang a vector on every resolved linear module."""
-        names = self.target_modules
-        if names is None:
-            names = []
-            if self.placement != "mlp":
-                names += arch.sublayer("attn").inputs[0 if arch.fused else 1 :]
-            if self.placement != "attn":
-                names.append(arch.sublayer("mlp").output)
-        feedforward = [arch.mlp.output] if self.feedforward_modules is None else self.feedforward_modules
-        sites = resolve(model, arch, self.placement, names, self.layers, self.exclude)
-        for site in sites:
-            module = model.get_submodule(site.path)
-            device = next(module.parameters()).device
-            attach(module, IA3Layer(site, matches(site.path, feedforward), device), self.name)
-        return sites
+    def targets(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
+        """Keys, values and the down projection, unless modules are named."""
+        if self.target_modules is not None:
+            return super().targets(model, arch)
+        attn = () if self.placement == "mlp" else arch.sublayer("attn").inputs[0 if arch.fused else 1 :]
+        mlp = () if self.placement == "attn" else (arch.sublayer("mlp").output,)
+        return resolve(model, arch, self.placement, [*attn, *mlp], self.layers, self.exclude)
 
-    @classmethod
-    def from_peft(cls, config: dict[str, Any], name: str) -> IA3:
-        """Read PEFT's ``IA3Config``."""
-        return cls(
-            target_modules=config["target_modules"],
-            feedforward_modules=config.get("feedforward_modules") or [],
-            exclude=config.get("exclude_modules"),
-            name=name,
-        )
+    def make_layer(self, site: Site, module: nn.Module) -> IA3Layer:
+        """A vector for the output, or for the input of the feed-forward modules."""
+        named = self.feedforward_modules
+        return IA3Layer(site, site.ends == "mlp" if named is None else matches(site.path, named))
 
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """PEFT's ``IA3Config`` with the very modules that were adapted."""
-        layers = self.sites(model)
-        return {
-            "target_modules": sorted(layers),
-            "feedforward_modules": sorted(path for path, layer in layers.items() if layer.scales_input),
-            "fan_in_fan_out": any(isinstance(model.get_submodule(path), Conv1D) for path in layers),
-        }
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The modules whose input is rescaled, too."""
+        inputs = [
+            path for path, layer in self.sites(model).items() if isinstance(layer, IA3Layer) and layer.scales_input
+        ]
+        return {**super().peft_extra(model), "feedforward_modules": sorted(inputs)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,16 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.adapters import lora_files
-from adapters_pl.adapters.base import Adapter, AdapterLayer, LinearAdapterLayer, attach
+from adapters_pl.adapters.base import LinearAdapter
 from adapters_pl.adapters.dropout import Dropout
+from adapters_pl.adapters.layers import AdapterLayer, LinearAdapterLayer, normal, uniform
 from adapters_pl.adapters.lora_files import by_pattern, matrix
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.ranges import Above0, AtLeast1, Share, refuse_out_of_range
+from adapters_pl.inputs.ranges import Above0, AtLeast1, Share
 from adapters_pl.models.architectures import Architecture
-from adapters_pl.models.placement import Names, Placement, Site, linear_sizes, matches, resolve
+from adapters_pl.models.placement import Site, linear_sizes, matches, resolve
 from adapters_pl.models.quantisation import is_quantised
-from adapters_pl.models.slots import Place, base_modules
+from adapters_pl.models.slots import Place, attach, base_modules
 
 Init = Literal["kaiming", "gaussian", "pissa", "olora"]
 Bias = Literal["none", "all", "lora_only"]
@@ -55,21 +57,19 @@ class LoRALayer(LinearAdapterLayer):
         scaling: float,
         dropout: float,
         init: Init,
-        device: torch.device,
         rows: Tensor | None = None,
         bias: bool = False,
     ) -> None:
         super().__init__()
-        like: dict[str, Any] = {"dtype": torch.float32, "device": device}
         self.scaling = scaling
         self.init = init
         self.out_features = site.out_features
         # No buffer: on the meta device it would lose what it holds.
         self.rows = rows
         self.dropout = Dropout(dropout)
-        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features, **like))
-        self.lora_B = nn.Parameter(torch.empty(site.out_features if rows is None else len(rows), rank, **like))
-        self.base_bias = nn.Parameter(torch.empty(site.out_features, **like)) if bias else None
+        self.lora_A = nn.Parameter(torch.empty(rank, site.in_features))
+        self.lora_B = nn.Parameter(torch.empty(site.out_features if rows is None else len(rows), rank))
+        self.base_bias = nn.Parameter(torch.empty(site.out_features)) if bias else None
         if init in _FROM_WEIGHT:
             # Saved, although the weight determines them: another dtype, quantisation, or singular values that are
             # nearly equal would give other matrices than those that were trained against.
@@ -90,13 +90,11 @@ class LoRALayer(LinearAdapterLayer):
             self.lora_A.copy_(self.first_A)  # type: ignore[arg-type]
             self.lora_B.copy_(self.first_B)  # type: ignore[arg-type]
             return
-        drawn, generator = torch.empty(self.lora_A.shape), generator_for("lora_A")
+        rank, in_features = self.lora_A.shape
         if self.init == "gaussian":
-            drawn.normal_(0, 1 / self.lora_A.shape[0], generator=generator)
+            normal(self.lora_A, 1 / rank, generator_for("lora_A"))
         else:
-            bound = 1 / math.sqrt(self.lora_A.shape[1])
-            drawn.uniform_(-bound, bound, generator=generator)
-        self.lora_A.copy_(drawn)
+            uniform(self.lora_A, 1 / math.sqrt(in_features), generator_for("lora_A"))
         self.lora_B.zero_()
 
     def decompose(self, base: nn.Module) -> None:
@@ -172,7 +170,7 @@ class DoRALayer(LoRALayer):
         if self.rows is not None:
             # Other tools need the magnitude of every row, and a directory may be written without the weights.
             self.saved_buffers = (*self.saved_buffers, "norm")
-            self.register_buffer("norm", torch.empty(self.out_features, device=self.lora_A.device))
+            self.register_buffer("norm", torch.empty(self.out_features))
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
         """As LoRA, and the magnitude from the base's weight."""
@@ -231,7 +229,8 @@ class BiasLayer(AdapterLayer):
         return self.bias - base.bias  # type: ignore[operator]
 
 
-class LoRA(Adapter):
+@dataclass(eq=False)
+class LoRA(LinearAdapter):
     """Low-rank adaptation: ``W x + scaling * B A x`` with W frozen.
 
     Identity at step 0. A fused query-key-value projection (BLOOM, GPT-NeoX, GPT-2) is adapted as the one
@@ -242,8 +241,6 @@ class LoRA(Adapter):
         alpha: the update is scaled by ``alpha / rank``.
         dropout: probability with which an input of the update is dropped in training.
         placement: ``attn`` adapts query, key and value, ``mlp`` the up and down projections, ``both`` all five.
-        target_modules: instead of a placement, the modules by name (``[q_proj, v_proj]``), by a regular
-            expression for the whole path, or ``all-linear``.
         rslora: scale by ``alpha / sqrt(rank)`` (Kalajdzievski 2023, arXiv 2312.03732).
         dora: train a magnitude beside the direction, see :class:`DoRALayer`.
         init: how the first matrix is drawn: ``kaiming`` or ``gaussian``; or both matrices come from the weight:
@@ -257,89 +254,97 @@ class LoRA(Adapter):
         alpha_pattern: other alphas, likewise.
         lr_ratio: the learning rate of the B matrices over that of the rest: LoRA+ (Hayou et al. 2024,
             arXiv 2402.12354), whose authors recommend 16.
-        shared: ``name``, ``layers``, ``exclude`` and ``modules_to_save``, as every :class:`Adapter` has them.
     """
 
     peft_type = "LORA"
+    peft_settings = {
+        "rank": "r",
+        "alpha": "lora_alpha",
+        "dropout": "lora_dropout",
+        "rslora": "use_rslora",
+        "dora": "use_dora",
+        "init": "init_lora_weights",
+        "bias": "bias",
+        "rank_pattern": "rank_pattern",
+        "alpha_pattern": "alpha_pattern",
+    }
+    peft_defaults = {
+        "lora_dropout": 0.0,
+        "use_rslora": False,
+        "use_dora": False,
+        "bias": "none",
+        "rank_pattern": None,
+        "alpha_pattern": None,
+    }
+    #: ``lora_A`` and ``lora_B`` are the weights of linear layers there, and the magnitude is a vector.
+    peft_names = {
+        "lora_A": "lora_A.weight",
+        "lora_B": "lora_B.weight",
+        "magnitude": "lora_magnitude_vector",
+        "base_bias": "base_layer.bias",
+    }
+
+    rank: AtLeast1 = 32
+    alpha: float = 64
+    dropout: Share = 0.05
+    _: KW_ONLY
+    rslora: bool = False
+    dora: bool = False
+    init: Init = "kaiming"
+    bias: Bias = "none"
+    parts: list[Part] | None = None
+    rank_pattern: dict[str, int] | None = None
+    alpha_pattern: dict[str, float] | None = None
+    lr_ratio: Above0 = 1.0
     #: The ``adapter_config.json`` that the adapter was read from: its modules are found by PEFT's rules, its rank may
     #: be beyond the layer, and values taken from the weight are taken again, since PEFT saves none of them.
-    rules: dict[str, Any] | None = None
+    rules: dict[str, Any] | None = field(default=None, init=False, repr=False)
 
-    def __init__(
-        self,
-        rank: AtLeast1 = 32,
-        alpha: float = 64,
-        dropout: Share = 0.05,
-        placement: Placement = "both",
-        target_modules: Names | None = None,
-        *,
-        rslora: bool = False,
-        dora: bool = False,
-        init: Init = "kaiming",
-        bias: Bias = "none",
-        parts: list[Part] | None = None,
-        rank_pattern: dict[str, int] | None = None,
-        alpha_pattern: dict[str, float] | None = None,
-        lr_ratio: Above0 = 1.0,
-        **shared: Any,
-    ) -> None:
-        super().__init__(placement=placement, target_modules=target_modules, **shared)
-        refuse_out_of_range("LoRA: ", LoRA.__init__, locals())
-        for value in (rank_pattern or {}).values():
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for value in (self.rank_pattern or {}).values():
             if value < 1:
                 raise UserError(f"LoRA: a rank in rank_pattern is {value}; it must be at least 1.")
-        if init not in (known := get_args(Init)):
-            raise UserError(f"LoRA: init '{init}': choose {', '.join(known)}.")
-        if init in _FROM_WEIGHT and any(value <= 0 for value in (alpha, *(alpha_pattern or {}).values())):
-            raise UserError(f"LoRA: under init {init} every alpha must be above 0.")
-        if bias not in ("none", "all", "lora_only"):
-            raise UserError(f"LoRA: bias '{bias}': choose none, all or lora_only.")
-        if parts is not None and (not parts or not set(parts) <= {"q", "k", "v"}):
-            raise UserError(f"LoRA: parts {parts}: choose some of q, k and v.")
-        self.rank = rank
-        self.alpha = alpha
-        self.dropout = dropout
-        self.rslora = rslora
-        self.dora = dora
-        self.init = init
-        self.bias = bias
-        self.parts = parts
-        self.rank_pattern = rank_pattern
-        self.alpha_pattern = alpha_pattern
-        self.lr_ratio = lr_ratio
+        if self.init in _FROM_WEIGHT and any(v <= 0 for v in (self.alpha, *(self.alpha_pattern or {}).values())):
+            raise UserError(f"LoRA: under init {self.init} every alpha must be above 0.")
+        if self.parts is not None and (not self.parts or not set(self.parts) <= {"q", "k", "v"}):
+            raise UserError(f"LoRA: parts {self.parts}: choose some of q, k and v.")
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
         """Hang a :class:`LoRALayer` on every resolved linear module, and train what other biases are wanted."""
-        if self.rules is not None and (named := lora_files.selected(self.rules, model)):
-            sites = resolve(model, arch, self.placement, named)
-        else:
-            sites = resolve(model, arch, self.placement, self.target_modules, self.layers, self.exclude)
-        chosen = {site: self._rows(site, model, arch) for site in sites}
+        chosen = {site: self._rows(site, model, arch) for site in self.targets(model, arch)}
         if self.parts and all(rows is None for rows in chosen.values()):
             raise UserError(f"LoRA: parts {self.parts} were chosen, but no query, key or value is among the modules.")
         chosen = {site: rows for site, rows in chosen.items() if rows is None or len(rows)}
-        if not (sites := list(chosen)):
+        if not chosen:
             raise UserError(f"LoRA: parts {self.parts} leave no module.")
-        for site in sites:
-            self._check_rank(site, self._site_rank(site), chosen[site], model)
-        kind = DoRALayer if self.dora else LoRALayer
-        for site in sites:
-            module, rank = model.get_submodule(site.path), self._site_rank(site)
-            alpha = by_pattern(self.alpha_pattern, site.path, self.alpha)
-            scaling = alpha / (math.sqrt(rank) if self.rslora else rank)
-            device = next(module.parameters()).device
-            rows = chosen[site]
-            if rows is not None and len(rows) == site.out_features:
-                rows = None
-            trains_bias = self.bias != "none" and module.bias is not None
-            layer = kind(site, rank, scaling, self.dropout, self.init, device, rows, trains_bias)
-            attach(module, layer, self.name)
-            if self.rules is not None and self.init in _FROM_WEIGHT:
-                with torch.no_grad():
-                    layer.decompose(module)
+        for site, rows in chosen.items():
+            self._check_rank(site, self._site_rank(site), rows, model)
+        for site, rows in chosen.items():
+            self.hang(model, site, self.make_layer(site, model.get_submodule(site.path), rows))
         if self.bias == "all":
-            self._train_other_biases(model, {site.path for site in sites})
-        return sites
+            self._train_other_biases(model, {site.path for site in chosen})
+        return list(chosen)
+
+    def targets(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
+        """As every method; those of a directory by PEFT's own rules."""
+        if self.rules is not None and (named := lora_files.selected(self.rules, model)):
+            return resolve(model, arch, self.placement, named)
+        return super().targets(model, arch)
+
+    def make_layer(self, site: Site, module: nn.Module, rows: Tensor | None = None) -> LoRALayer:
+        """The low-rank update of the output's ``rows``, or of all of them."""
+        rank, alpha = self._site_rank(site), by_pattern(self.alpha_pattern, site.path, self.alpha)
+        scaling = alpha / (math.sqrt(rank) if self.rslora else rank)
+        trains_bias = self.bias != "none" and module.bias is not None
+        if rows is not None and len(rows) == site.out_features:
+            rows = None
+        kind = DoRALayer if self.dora else LoRALayer
+        layer = kind(site, rank, scaling, self.dropout, self.init, rows, trains_bias).float()
+        if self.rules is not None and self.init in _FROM_WEIGHT:
+            with torch.no_grad():
+                layer.decompose(module)
+        return layer
 
     def _rows(self, site: Site, model: PreTrainedModel, arch: Architecture) -> Tensor | None:
         """The output rows that ``parts`` leave of a query, key or value; ``None`` where the module is none of them."""
@@ -410,49 +415,31 @@ class LoRA(Adapter):
         cls, config: dict[str, Any], tensors: dict[str, Tensor], base: PretrainedConfig, old: bool
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """LLM-Adapters' LoRA on parts of a fused projection, and embeddings that PEFT saved unasked."""
-        return lora_files.convert(config, tensors)
+        lora_files.refuse_unknown(config)
+        drawn = lora_files.first_values(config)
+        return lora_files.convert(
+            {**config, "init_lora_weights": drawn if drawn in _FROM_WEIGHT else "kaiming"}, tensors
+        )
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> LoRA:
-        """Read PEFT's ``LoraConfig``; a setting that changes the function and is not known here is refused."""
-        lora_files.refuse_unknown(config)
-        first_values = lora_files.first_values(config)
-        adapter = cls(
-            rank=config["r"],
-            alpha=config["lora_alpha"],
-            dropout=config.get("lora_dropout", 0.0),
-            target_modules=config["target_modules"],
-            rslora=config.get("use_rslora") or False,
-            dora=config.get("use_dora") or False,
-            init=first_values if first_values in _FROM_WEIGHT else "kaiming",  # type: ignore[arg-type]
-            bias=config.get("bias") or "none",
-            rank_pattern=config.get("rank_pattern") or None,
-            alpha_pattern=config.get("alpha_pattern") or None,
-            exclude=config.get("exclude_modules"),
-            layers=config.get("layers_to_transform"),
-            modules_to_save=config.get("modules_to_save") or None,
-            name=name,
-        )
+        """As every method, with the file's own rules at hand."""
+        adapter: Any = super().from_peft(config, name)
         adapter.rules = config
         return adapter
 
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """PEFT's ``LoraConfig`` with the very modules that were adapted, so that no default can differ."""
-        paths = sorted(self.matrices(model))
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """The adapted modules, and their ranks and alphas as PEFT knows them."""
         # A, B and A0, B0 together are one LoRA of twice the rank at the same scaling.
         times = 2 if self.init in _FROM_WEIGHT else 1
         louder = math.sqrt(times) if self.rslora else times
         return {
+            **super().peft_extra(model),
             "r": self.rank * times,
             "lora_alpha": self.alpha * louder,
-            "lora_dropout": self.dropout,
-            "use_rslora": self.rslora,
-            "use_dora": self.dora,
+            "init_lora_weights": True,
             "rank_pattern": {key: rank * times for key, rank in (self.rank_pattern or {}).items()},
             "alpha_pattern": {key: alpha * louder for key, alpha in (self.alpha_pattern or {}).items()},
-            "target_modules": paths,
-            "bias": self.bias,
-            "fan_in_fan_out": any(isinstance(model.get_submodule(path), Conv1D) for path in paths),
         }
 
     def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
@@ -462,8 +449,3 @@ class LoRA(Adapter):
             for own, value in layer.whole().items():
                 tensors[self.peft_key(Place(path, self.name, own).path)] = value.detach()
         return tensors
-
-    def peft_name(self, own: str) -> str:
-        """``lora_A`` and ``lora_B`` are the weights of linear layers there, and the magnitude is a vector."""
-        names = {"magnitude": "lora_magnitude_vector", "base_bias": "base_layer.bias", "bias": "bias"}
-        return names.get(own, f"{own}.weight")

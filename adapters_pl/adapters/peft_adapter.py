@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
+from adapters_pl.adapters.base import Adapter
+from adapters_pl.adapters.layers import AdapterLayer, adapter_layers
 from adapters_pl.adapters.peft_quantised import fold, refuse_unknown
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.names import loaded
@@ -26,7 +27,7 @@ from adapters_pl.inputs.patterns import refuse_unbounded
 from adapters_pl.models.architectures import Architecture
 from adapters_pl.models.placement import Layers, Names, Placement, Site, matches, resolve
 from adapters_pl.models.quantisation import is_quantised, say_dequantised
-from adapters_pl.models.slots import base_modules
+from adapters_pl.models.slots import attach, base_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -106,9 +107,6 @@ class PEFTLayers(AdapterLayer):
             # peft's own switch would also change what requires a gradient.
             layer._disable_adapters = not value
 
-    def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Nothing to draw: peft draws when it makes its layers."""
-
 
 class PEFTAdapter(Adapter):
     """A method of peft's, by its own configuration: ``--adapter PEFTAdapter --adapter.peft_config peft.VeraConfig``.
@@ -146,13 +144,9 @@ class PEFTAdapter(Adapter):
         kind = getattr(getattr(self.config, "peft_type", None), "value", None)
         if kind not in known:
             raise UserError(f"PEFTAdapter: {type(self.config).__name__} cannot be injected; {', '.join(known)} can.")
-        super().__init__(
-            name=name,
-            placement=placement,
-            layers=layers,
-            exclude=exclude,
-            modules_to_save=list(getattr(self.config, "modules_to_save", None) or []) or None,
-        )
+        super().__init__(name=name)
+        self.placement, self.layers, self.exclude = placement, layers, exclude
+        self.modules_to_save = list(getattr(self.config, "modules_to_save", None) or []) or None
         if getattr(self.config, "bias", "none") != "none":
             raise UserError("PEFTAdapter: bias other than 'none' trains the base's own biases; use LoRA with bias.")
         init = str(getattr(self.config, "init_lora_weights", "")).lower()
@@ -342,15 +336,16 @@ class PEFTAdapter(Adapter):
             raise UserError(f"peft cannot read this {config['peft_type']} directory: {first_line(error)}") from error
         return cls(described, name=name)
 
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The configuration that was injected."""
+    def to_peft(self, model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The configuration that was injected, and the tensors by peft's keys."""
         layers = self._in(model)
         assert layers is not None
         config = layers.wrapped.peft_config[INNER]
         # AdaLoRA's pattern says which rows are cut out of the file; here they are in it, as zeros.
         pattern = {"rank_pattern": None} if self.kind == "ADALORA" else {}
         plain = {key: _plain(value) for key, value in config.to_dict().items()}
-        return {**plain, **pattern, "inference_mode": True, "modules_to_save": self.modules_to_save}
+        settings = {**plain, **pattern, "inference_mode": True, "modules_to_save": self.modules_to_save}
+        return settings, self.peft_tensors(model)
 
     def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The tensors by peft's keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -12,15 +13,10 @@ from transformers import Cache, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from adapters_pl.adapters.virtual_tokens import (
-    VirtualTokenAdapter,
-    VirtualTokens,
-    normal,
-    parameter_names,
-    reset_network,
-)
+from adapters_pl.adapters.layers import normal
+from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, parameter_names, reset_network
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.ranges import AtLeast1, refuse_out_of_range
+from adapters_pl.inputs.ranges import AtLeast1
 
 
 class _FixedLayer(DynamicLayer):
@@ -151,6 +147,7 @@ class Prefix(VirtualTokens):
             hook.remove()
 
 
+@dataclass(eq=False)
 class PrefixTuning(VirtualTokenAdapter):
     """Learned keys and values in front of every layer's own; no token is added to the text.
 
@@ -161,24 +158,19 @@ class PrefixTuning(VirtualTokenAdapter):
         projection: hidden size of an MLP that makes keys and values from smaller parameters; none if not given.
             What it makes is what is saved for other tools; a checkpoint of ours keeps the MLP.
         init_text: begin as the keys and values of this text, repeated or cut to fit; without a projection only.
-        name: what tells several adapters of one model apart.
     """
 
     peft_type = "PREFIX_TUNING"
 
-    def __init__(
-        self,
-        virtual_tokens: AtLeast1 = 10,
-        *,
-        projection: AtLeast1 | None = None,
-        init_text: str | None = None,
-        name: str = "default",
-    ) -> None:
-        super().__init__(virtual_tokens, init_text, name)
-        refuse_out_of_range("PrefixTuning: ", PrefixTuning.__init__, locals())
-        if projection and init_text is not None:
+    virtual_tokens: AtLeast1 = 10
+    _: KW_ONLY
+    projection: AtLeast1 | None = None
+    init_text: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.projection and self.init_text is not None:
             raise UserError("PrefixTuning: a projection cannot begin as a text; leave out projection or init_text.")
-        self.projection = projection
 
     def make_layer(self, model: PreTrainedModel) -> Prefix:
         """A :class:`Prefix` of the shape of the model's cache."""
@@ -204,23 +196,16 @@ class PrefixTuning(VirtualTokenAdapter):
         mended = torch.stack([keys, values], dim=2).reshape(rows.shape[0], -1)
         return config, {**tensors, "prompt_embeddings": mended}
 
-    @classmethod
-    def from_peft(cls, config: dict[str, Any], name: str) -> PrefixTuning:
-        """Read PEFT's ``PrefixTuningConfig``, whose directories hold no projection."""
-        return cls(config["num_virtual_tokens"], name=name)
-
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """PEFT's ``PrefixTuningConfig``; sizes are those of the key-value heads."""
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What PEFT says of the model; sizes are those of the key-value heads."""
         layers, heads, head_dim = cache_shape(model.config)
         return {
-            "num_virtual_tokens": self.virtual_tokens,
             "token_dim": heads * head_dim,
             "num_layers": layers,
             "num_attention_heads": heads,
             "num_transformer_submodules": 1,
             "encoder_hidden_size": self.projection or heads * head_dim,
             "prefix_projection": False,
-            "modules_to_save": None,
         }
 
 

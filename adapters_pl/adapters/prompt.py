@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, normal
+from adapters_pl.adapters.layers import normal
+from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens
 from adapters_pl.inputs.ranges import AtLeast1
 
 Init = Literal["vocabulary", "random"]
@@ -70,6 +72,7 @@ class SoftPrompt(VirtualTokens):
         return output
 
 
+@dataclass(eq=False)
 class SoftPromptAdapter(VirtualTokenAdapter):
     """What :class:`PromptTuning` and PTuning share."""
 
@@ -81,7 +84,18 @@ class SoftPromptAdapter(VirtualTokenAdapter):
         """
         self.layer(model).by_place = True
 
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """What PEFT says of the model."""
+        text = model.config.get_text_config()
+        return {
+            "token_dim": embedding_width(model),
+            "num_layers": text.num_hidden_layers,
+            "num_attention_heads": text.num_attention_heads,
+            "num_transformer_submodules": 1,
+        }
 
+
+@dataclass(eq=False)
 class PromptTuning(SoftPromptAdapter):
     """Learned embeddings in front of the text's own.
 
@@ -92,51 +106,25 @@ class PromptTuning(SoftPromptAdapter):
         virtual_tokens: how many; the paper (section 3.2) finds little gain beyond 20.
         init: ``vocabulary`` begins as tokens drawn from the vocabulary, ``random`` as noise of their scale.
         init_text: begin as this text's tokens instead, repeated or cut to fit.
-        name: what tells several adapters of one model apart.
     """
 
     peft_type = "PROMPT_TUNING"
 
-    def __init__(
-        self,
-        virtual_tokens: AtLeast1 = 20,
-        *,
-        init: Init = "vocabulary",
-        init_text: str | None = None,
-        name: str = "default",
-    ) -> None:
-        super().__init__(virtual_tokens, init_text, name)
-        self.init = init
+    virtual_tokens: AtLeast1 = 20
+    _: KW_ONLY
+    init: Init = "vocabulary"
+    init_text: str | None = None
 
     def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
         """A :class:`SoftPrompt` as wide as the embedding table."""
         return SoftPrompt(self.virtual_tokens, embedding_width(model), self.init)
 
-    @classmethod
-    def from_peft(cls, config: dict[str, Any], name: str) -> PromptTuning:
-        """Read PEFT's ``PromptTuningConfig``; how the tokens began does not matter any more."""
-        return cls(config["num_virtual_tokens"], name=name)
-
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """PEFT's ``PromptTuningConfig``."""
-        return {**virtual_token_config(model, self.virtual_tokens), "prompt_tuning_init": "RANDOM"}
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """As every soft prompt; how the tokens began does not matter any more."""
+        return {**super().peft_extra(model), "prompt_tuning_init": "RANDOM"}
 
 
 def embedding_width(model: PreTrainedModel) -> int:
     """The width of the base's embedding table, which is not the hidden size in every model (OPT-350m)."""
     table: Tensor = model.get_input_embeddings().weight  # type: ignore[assignment]
     return table.shape[1]
-
-
-def virtual_token_config(model: PreTrainedModel, count: int) -> dict[str, Any]:
-    """What PEFT writes of every method that puts tokens in front of the text."""
-    text = model.config.get_text_config()
-    return {
-        "num_virtual_tokens": count,
-        "token_dim": embedding_width(model),
-        "num_layers": text.num_hidden_layers,
-        "num_attention_heads": text.num_attention_heads,
-        "num_transformer_submodules": 1,
-        # PEFT's prompt-based methods know no modules that are trained beside them.
-        "modules_to_save": None,
-    }

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adapters_pl.adapters.prompt import SoftPrompt, SoftPromptAdapter, embedding_width, virtual_token_config
-from adapters_pl.adapters.virtual_tokens import normal, reset_network
-from adapters_pl.inputs.ranges import AtLeast1, Share, refuse_out_of_range
+from adapters_pl.adapters.layers import normal
+from adapters_pl.adapters.prompt import SoftPrompt, SoftPromptAdapter, embedding_width
+from adapters_pl.adapters.virtual_tokens import reset_network
+from adapters_pl.inputs.ranges import AtLeast1, Share
 
 Encoder = Literal["mlp", "lstm", "none"]
 
@@ -51,6 +53,7 @@ class EncodedPrompt(SoftPrompt):
         reset_network(self, "", generator_for)
 
 
+@dataclass(eq=False)
 class PTuning(SoftPromptAdapter):
     """Virtual tokens that an encoder makes; after training only what it makes is kept.
 
@@ -64,27 +67,16 @@ class PTuning(SoftPromptAdapter):
         encoder_hidden: the encoder's hidden size; the embedding's width if not given.
         lstm_layers: the LSTM's layers.
         lstm_dropout: between them.
-        name: what tells several adapters of one model apart.
     """
 
     peft_type = "P_TUNING"
 
-    def __init__(
-        self,
-        virtual_tokens: AtLeast1 = 20,
-        *,
-        encoder: Encoder = "mlp",
-        encoder_hidden: AtLeast1 | None = None,
-        lstm_layers: AtLeast1 = 2,
-        lstm_dropout: Share = 0.0,
-        name: str = "default",
-    ) -> None:
-        super().__init__(virtual_tokens, None, name)
-        refuse_out_of_range("PTuning: ", PTuning.__init__, locals())
-        self.encoder = encoder
-        self.encoder_hidden = encoder_hidden
-        self.lstm_layers = lstm_layers
-        self.lstm_dropout = lstm_dropout
+    virtual_tokens: AtLeast1 = 20
+    _: KW_ONLY
+    encoder: Encoder = "mlp"
+    encoder_hidden: AtLeast1 | None = None
+    lstm_layers: AtLeast1 = 2
+    lstm_dropout: Share = 0.0
 
     def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
         """An :class:`EncodedPrompt` as wide as the embedding table."""
@@ -96,13 +88,15 @@ class PTuning(SoftPromptAdapter):
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> PTuning:
-        """Read PEFT's ``PromptEncoderConfig``, whose directories hold no encoder."""
-        return cls(config["num_virtual_tokens"], encoder="none", name=name)
+        """As every method; directories hold no encoder."""
+        adapter: Any = super().from_peft(config, name)
+        adapter.encoder = "none"
+        return adapter
 
-    def peft_config(self, model: PreTrainedModel) -> dict[str, Any]:
-        """PEFT's ``PromptEncoderConfig``."""
+    def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
+        """As every soft prompt, and which encoder made it."""
         return {
-            **virtual_token_config(model, self.virtual_tokens),
+            **super().peft_extra(model),
             "encoder_reparameterization_type": "LSTM" if self.encoder == "lstm" else "MLP",
             "encoder_hidden_size": self.encoder_hidden or embedding_width(model),
             "encoder_num_layers": self.lstm_layers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from adapters_pl.adapters.base import Adapter, AdapterLayer, adapter_layers, attach
+from adapters_pl.adapters.base import Adapter
+from adapters_pl.adapters.layers import AdapterLayer, adapter_layers, uniform
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.ranges import AtLeast1, refuse_out_of_range
+from adapters_pl.inputs.ranges import AtLeast1
 from adapters_pl.models.architectures import Architecture
 from adapters_pl.models.base import load_tokenizer
 from adapters_pl.models.placement import Site
+from adapters_pl.models.slots import attach
 
 
 class VirtualTokens(AdapterLayer):
@@ -87,26 +90,21 @@ class ReturnVirtual(AdapterLayer):
         #: What the argument is where a call does not give it.
         self.by_default = False
 
-    def reset_parameters(self, generator_for: Any, base: nn.Module) -> None:
-        """Nothing to draw."""
-
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         """Take the argument out of the call."""
         self._tokens[0].return_virtual = kwargs.pop("return_virtual", self.by_default)
         return args, kwargs
 
 
+@dataclass(eq=False)
 class VirtualTokenAdapter(Adapter):
     """A method whose one layer hangs on the decoder; :class:`PrefixTuning`, :class:`PromptTuning`, :class:`PTuning`."""
 
-    virtual_tokens: int
-    init_text: str | None
+    peft_settings = {"virtual_tokens": "num_virtual_tokens"}
 
-    def __init__(self, virtual_tokens: AtLeast1, init_text: str | None, name: str) -> None:
-        super().__init__(name=name)
-        refuse_out_of_range(f"{type(self).__name__}: ", VirtualTokenAdapter.__init__, locals())
-        self.virtual_tokens = virtual_tokens
-        self.init_text = init_text
+    virtual_tokens: AtLeast1 = 20
+    #: The text that the virtual tokens begin as, for methods that take one.
+    init_text: str | None = field(default=None, init=False, repr=False)
 
     @abstractmethod
     def make_layer(self, model: PreTrainedModel) -> VirtualTokens:
@@ -157,16 +155,6 @@ class VirtualTokenAdapter(Adapter):
     def extent(self, model: PreTrainedModel) -> str:
         """The number of virtual tokens."""
         return f"{self.virtual_tokens} virtual tokens"
-
-
-def uniform(parameter: Tensor, bound: float, generator: torch.Generator) -> None:
-    """Fill ``parameter`` from U(-bound, bound), the same values on every device."""
-    parameter.copy_(torch.empty(parameter.shape).uniform_(-bound, bound, generator=generator))
-
-
-def normal(parameter: Tensor, std: float, generator: torch.Generator) -> None:
-    """Fill ``parameter`` from N(0, std), the same values on every device."""
-    parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
 
 
 def reset_network(network: nn.Module, prefix: str, generator_for: Callable[[str], torch.Generator]) -> None:

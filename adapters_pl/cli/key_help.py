@@ -60,7 +60,7 @@ OWN: dict[str, Key] = {
 _CLASSES = {
     "model": (("training/module.py", "CausalLMModule"),),
     "data": (("data/module.py", "ReasoningDataModule"), ("data/sets/instruction_json.py", "InstructionJSON")),
-    "adapter": (("adapters/lora.py", "LoRA"),),
+    "adapter": (("adapters/lora.py", "LoRA"), ("adapters/base.py", "LinearAdapter"), ("adapters/base.py", "Adapter")),
 }
 #: The classes whose arguments every class of their section has.
 _GENERAL = ("CausalLMModule", "ReasoningDataModule")
@@ -157,7 +157,7 @@ def text(command: str, summary: str) -> str:
 def names(room: str) -> list[str]:
     """The public adapter methods or datasets."""
     public = [name for name, home in adapters_pl.exports().items() if home == room and name[0].isupper()]
-    general = ("Adapter", "AdapterLayer", "LinearAdapterLayer", "ReasoningDataModule", "Example")
+    general = ("Adapter", "AdapterLayer", "LinearAdapter", "LinearAdapterLayer", "ReasoningDataModule", "Example")
     return [name for name in public if name not in general]
 
 
@@ -191,16 +191,24 @@ def _tree(file: str) -> ast.Module:
 
 @cache
 def _arguments(file: str, cls: str) -> dict[str, Key]:
-    """The arguments of a class, from its constructor and its docstring."""
+    """The arguments of a class, from its constructor or a dataclass's fields, and its docstring."""
     body = next(node for node in _tree(file).body if isinstance(node, ast.ClassDef) and node.name == cls)
-    init = next(node for node in body.body if isinstance(node, ast.FunctionDef) and node.name == "__init__").args
-    positional = init.args[1:]
-    defaults = [*zip(positional[len(positional) - len(init.defaults) :], init.defaults, strict=True)]
-    defaults += [(arg, value) for arg, value in zip(init.kwonlyargs, init.kw_defaults, strict=True) if value]
+    declared: dict[str, tuple[ast.expr | None, ast.expr]] = {
+        ast.unparse(node.target): (node.annotation, node.value)
+        for node in body.body
+        if isinstance(node, ast.AnnAssign) and node.value and "ClassVar" not in ast.unparse(node.annotation)
+        if not isinstance(node.value, ast.Call)  # a field that is no argument
+    }
+    for node in body.body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            names = [*node.args.args, *node.args.kwonlyargs]
+            values = [*node.args.defaults, *node.args.kw_defaults]
+            pairs = zip(names[len(names) - len(values) :], values, strict=True)
+            declared = {arg.arg: (arg.annotation, value) for arg, value in pairs if value}
     documented = _documented(ast.get_docstring(body) or "")
     return {
-        arg.arg: Key(documented[arg.arg], _kind(file, arg.annotation), ast.literal_eval(value))
-        for arg, value in defaults
+        name: Key(documented[name], _kind(file, annotation), ast.literal_eval(value))
+        for name, (annotation, value) in declared.items()
     }
 
 

@@ -25,12 +25,21 @@ Layers = str | int | list[int]
 
 @dataclass(frozen=True)
 class Site:
-    """One place where an adapter goes: the module's path in the model, its layer's index and its sizes."""
+    """One place where an adapter goes.
+
+    Attributes:
+        path: the module's path in the model.
+        layer: the index of its decoder layer; ``None`` outside the layers.
+        in_features: what the module reads.
+        out_features: what it returns.
+        ends: the sublayer that this module's projection ends, if it is one that ends a sublayer.
+    """
 
     path: str
     layer: int | None
     in_features: int
     out_features: int
+    ends: Role | None = None
 
 
 def linear_sizes(module: nn.Module) -> tuple[int, int] | None:
@@ -134,7 +143,9 @@ def resolve(
         layer = layer_of(path)
         if layers is not None and layer not in chosen_layers:
             continue
-        sites.append(Site(path, layer, *_sizes(linears[path])))
+        ends: Role | None = "attn" if matches(path, [arch.attn.output]) else None
+        ends = "mlp" if matches(path, [arch.mlp.output]) else ends
+        sites.append(Site(path, layer, *_sizes(linears[path]), ends))
     if not sites:
         raise UserError(
             f"Nothing to adapt in {type(model).__name__}: placement={placement!r}, "
@@ -164,10 +175,10 @@ def sublayer_sites(
     for index in sorted(parse_layers(layers, len(arch.decoder_layers(model)))):
         for role in roles:
             sublayer = arch.sublayer(role)
-            names = [f"{arch.layers}.{index}.{name}" for name in (sublayer.inputs[0], sublayer.output)]
-            if exclude is None or not matches(names[1], exclude):
-                entry, output = (Site(name, index, *_sizes(linears[name])) for name in names)
-                pairs.append((entry, output))
+            first, last = (f"{arch.layers}.{index}.{name}" for name in (sublayer.inputs[0], sublayer.output))
+            if exclude is None or not matches(last, exclude):
+                entry = Site(first, index, *_sizes(linears[first]))
+                pairs.append((entry, Site(last, index, *_sizes(linears[last]), role)))
     if not pairs:
         raise UserError(
             f"Nothing to adapt in {type(model).__name__}: placement={placement!r}, layers={layers!r}, "

@@ -184,11 +184,11 @@ def test_a_taken_name_is_refused():
     model = tiny_model("llama")
     LoRA(rank=2).attach_to(model)
     linear = model.model.layers[0].self_attn.q_proj
-    from adapters_pl.adapters.base import attach
+    from adapters_pl.adapters import attach
     from adapters_pl.adapters.lora import LoRALayer
     from adapters_pl.models.placement import Site
 
-    layer = LoRALayer(Site("x", 0, 32, 32), 2, 2.0, 0.0, "kaiming", torch.device("cpu"))
+    layer = LoRALayer(Site("x", 0, 32, 32), 2, 2.0, 0.0, "kaiming")
     with pytest.raises(UserError, match="Two adapters are named 'default'"):
         attach(linear, layer, "default")
 
@@ -375,7 +375,7 @@ def test_parts_leave_the_mlp_as_it_is_and_need_an_attention():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"init": "zeros"}, "init 'zeros': choose kaiming, gaussian, pissa, olora"),
+        ({"init": "zeros"}, "init 'zeros': choose kaiming, gaussian, pissa or olora"),
         ({"bias": "some"}, "bias 'some'"),
         ({"parts": []}, "choose some of q, k and v"),
         ({"parts": ["q", "x"]}, "choose some of q, k and v"),

@@ -13,8 +13,7 @@ from torch import nn
 from torch.optim import AdamW
 from transformers import PretrainedConfig, PreTrainedModel
 
-from adapters_pl.adapters import Adapter
-from adapters_pl.adapters.base import adapter_layers
+from adapters_pl.adapters import Adapter, adapter_layers
 from adapters_pl.answers import protocol_named
 from adapters_pl.data.questions import NEW_TOKENS
 from adapters_pl.inputs.errors import first_line
