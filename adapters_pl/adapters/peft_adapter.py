@@ -6,10 +6,8 @@ import copy
 import dataclasses
 import hashlib
 from collections.abc import Callable
+from contextlib import ExitStack
 from enum import Enum
-from functools import partial
-from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +19,7 @@ from transformers import PreTrainedModel
 from adapters_pl.adapters.base import Adapter
 from adapters_pl.adapters.layers import AdapterLayer, adapter_layers
 from adapters_pl.adapters.peft_quantised import fold, refuse_unknown
+from adapters_pl.compat import peft
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.names import loaded
 from adapters_pl.inputs.patterns import refuse_unbounded
@@ -32,9 +31,6 @@ from adapters_pl.models.slots import attach, base_modules
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-#: What the adapter is called inside peft: unlike any other name, since AdaLoRA knows its own by such a name.
-INNER = "peft_adapter"
-
 #: Methods whose directories our own classes read.
 _OWN = ("LORA", "IA3")
 #: Methods that need more than modules (a second model, a task's id with every batch), keep values outside the model,
@@ -42,31 +38,13 @@ _OWN = ("LORA", "IA3")
 _NOT_HERE = ("ADAPTION_PROMPT", "SHADOW", "POLY", "XLORA", "FROD", "SHIRA", "OSF")
 #: Methods that go elsewhere than into linear modules, and know where.
 _KNOW_THEIR_TARGETS = ("LN_TUNING", "TRAINABLE_TOKENS")
-#: What AdaLoRA's pruning knows of the steps so far.
-_AVERAGES = ("ipt", "exp_avg_ipt", "exp_avg_unc")
 #: Initial values that peft takes out of the base, which an adapter never changes here.
 _CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-def import_peft() -> ModuleType:
-    """The installed peft; raises ``UserError`` with what to do where there is none."""
-    try:
-        return import_module("peft")
-    except ImportError as error:
-        raise UserError("This adapter needs peft, which is not installed: pip install 'adapters-pl[peft]'") from error
-
-
 def injectable() -> dict[str, type]:
     """The methods of the installed peft that can be injected: the classes of their configurations by type."""
-    import_peft()
-    mapping = import_module("peft.mapping")
-    return {
-        kind.value: config
-        for kind, config in mapping.PEFT_TYPE_TO_CONFIG_MAPPING.items()
-        if kind in mapping.PEFT_TYPE_TO_TUNER_MAPPING
-        and kind.value not in _NOT_HERE
-        and not issubclass(config, import_module("peft").PromptLearningConfig)
-    }
+    return {kind: config for kind, config in peft.tuners().items() if kind not in _NOT_HERE}
 
 
 class PEFTLayers(AdapterLayer):
@@ -89,12 +67,6 @@ class PEFTLayers(AdapterLayer):
         """The ``PeftModel`` around the model."""
         return self._wrapped[0]
 
-    def tuned(self) -> dict[str, Any]:
-        """The layers of peft's by path."""
-        kind = import_module("peft.tuners.tuners_utils").BaseTunerLayer
-        base = self.wrapped.get_base_model()
-        return {path: module for path, module in base.named_modules() if isinstance(module, kind)}
-
     @property
     def enabled(self) -> bool:
         """Whether peft's layers work."""
@@ -103,9 +75,8 @@ class PEFTLayers(AdapterLayer):
     @enabled.setter
     def enabled(self, value: bool) -> None:
         self._on = value
-        for layer in self.tuned().values():
-            # peft's own switch would also change what requires a gradient.
-            layer._disable_adapters = not value
+        for layer in peft.layers(self.wrapped).values():
+            peft.switch(layer, value)
 
 
 class PEFTAdapter(Adapter):
@@ -178,35 +149,31 @@ class PEFTAdapter(Adapter):
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
         """Let peft replace the modules by its own; what else happens to the model is taken back."""
-        peft = import_peft()
         if any(isinstance(layer, PEFTLayers) for layer in adapter_layers(model).values()):
             raise UserError("PEFTAdapter: this model holds an adapter of peft's already, and there can be one.")
         refuse_unknown(self.kind, self.config, model)
         config = self._injected_config(model, arch)
         before = {id(parameter): parameter.requires_grad for parameter in model.parameters()}
-        meta = next(model.parameters()).is_meta
         seed = hashlib.sha256(f"{self._seed}:{self.name}".encode()).digest()
         with torch.random.fork_rng([p.device.index or 0 for p in list(model.parameters())[:1] if p.is_cuda]):
             torch.manual_seed(int.from_bytes(seed[:8], "big") >> 1)
             try:
-                wrapped = peft.PeftModel(model, config, adapter_name=INNER, low_cpu_mem_usage=meta)
+                wrapped = peft.inject(model, config)
             except (ValueError, TypeError, KeyError, NotImplementedError, ImportError, RuntimeError) as error:
-                _unwrap(model)
+                peft.unwrap(model)
                 raise UserError(f"peft cannot inject {self.kind} here: {first_line(error)}") from error
+        trained = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in before]
         for parameter in model.parameters():
             # peft freezes whatever is not its own, other adapters too.
             parameter.requires_grad_(before.get(id(parameter), parameter.requires_grad))
-        if meta:
-            _freeze_what_is_not_trained(model)
-        trained = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in before]
         try:
             self._keys = self._saved_keys(wrapped, model)
         except UserError:
-            _unwrap(model)
+            peft.unwrap(model)
             raise
         self._layers = PEFTLayers(wrapped, trained, [*dict.fromkeys([*trained, *self._keys])])
         attach(model, self._layers, self.name)
-        return [Site(path, None, 0, 0) for path in self._layers.tuned()]
+        return [Site(path, None, 0, 0) for path in peft.layers(wrapped)]
 
     def _injected_config(self, model: PreTrainedModel, arch: Architecture) -> Any:
         config = copy.deepcopy(self.config)
@@ -227,12 +194,10 @@ class PEFTAdapter(Adapter):
 
     def _saved_keys(self, wrapped: Any, model: PreTrainedModel) -> dict[str, str]:
         """The keys that peft has for what it saves, by the name of each value in ``model``."""
-        read = import_module("peft.utils").get_peft_model_state_dict
         names: dict[int, str] = {}
         for name, value in model.state_dict(keep_vars=True).items():
             names.setdefault(id(value), name)
-        state = wrapped.state_dict(keep_vars=True)
-        saved = read(wrapped, state_dict=state, adapter_name=INNER, save_embedding_layers=False)
+        saved = peft.saved(wrapped)
         if outside := [key for key, value in saved.items() if id(value) not in names]:
             raise UserError(f"PEFTAdapter: {self.kind} keeps {outside[0]} outside the model, which is not supported.")
         keys: dict[str, str] = {}
@@ -243,7 +208,7 @@ class PEFTAdapter(Adapter):
     def detach_from(self, model: nn.Module) -> None:
         """Put the modules back into their places."""
         if self._in(model) is not None:
-            _unwrap(model)
+            peft.unwrap(model)
         super().detach_from(model)
 
     def _in(self, model: nn.Module) -> PEFTLayers | None:
@@ -270,7 +235,7 @@ class PEFTAdapter(Adapter):
         """The type of the method, and how many modules are wrapped."""
         layers = self._in(model)
         assert layers is not None
-        return f"{self.kind} in {len(layers.tuned())} modules"
+        return f"{self.kind} in {len(peft.layers(layers.wrapped))} modules"
 
     @torch.no_grad()
     def merge(self, model: PreTrainedModel) -> Callable[[], None]:
@@ -282,38 +247,32 @@ class PEFTAdapter(Adapter):
             UserError: the method cannot be merged, or the merged weights are not finite.
         """
         layers = self._in(model)
-        undone: list[Callable[[], Any]] = []
-
-        def undo() -> None:
-            while undone:
-                undone.pop()()
-
         if self.modules_to_save:
             raise UserError("PEFTAdapter with modules_to_save cannot be merged into the base; keep it as an adapter.")
-        tuned = layers.tuned() if layers and layers.enabled else {}
+        tuned = peft.layers(layers.wrapped) if layers and layers.enabled else {}
         quantised = sum(is_quantised(layer.get_base_layer()) for layer in tuned.values())
-        for path, layer in tuned.items():
-            if layer.merged_adapters:
-                continue
-            inner = layer.get_base_layer()
-            try:
-                if quantised:
-                    undone.append(fold(layer, model.dtype))
-                else:
-                    undone += [partial(setattr, p, "data", p.data.clone()) for p in inner.parameters()]
-                    undone.append(partial(_unmerge, layer))
-                    layer.merge(adapter_names=[INNER])
-            except (UserError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
-                undo()
-                raise UserError(f"{self.kind} cannot be merged into the base; keep it as an adapter.") from error
-            if not all(torch.isfinite(p).all() for p in inner.parameters()):
-                undo()
-                raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
-        if layers and quantised:
-            layers.enabled = False
-            undone.append(partial(setattr, layers, "enabled", True))
-            say_dequantised(quantised, model.dtype)
-        return undo
+        with ExitStack() as undo:
+            for path, layer in tuned.items():
+                if peft.is_merged(layer):
+                    continue
+                inner = layer.get_base_layer()
+                try:
+                    if quantised:
+                        undo.callback(fold(layer, model.dtype))
+                    else:
+                        for parameter in inner.parameters():
+                            undo.callback(setattr, parameter, "data", parameter.data.clone())
+                        undo.callback(peft.unmerge, layer)
+                        peft.merge(layer)
+                except (UserError, ValueError, TypeError, NotImplementedError, AttributeError) as error:
+                    raise UserError(f"{self.kind} cannot be merged into the base; keep it as an adapter.") from error
+                if not all(torch.isfinite(p).all() for p in inner.parameters()):
+                    raise UserError(f"Merging '{self.name}' into {path} gives weights that are not finite.")
+            if layers and quantised:
+                layers.enabled = False
+                undo.callback(setattr, layers, "enabled", True)
+                say_dequantised(quantised, model.dtype)
+            return undo.pop_all().close
 
     # ---- directories
 
@@ -340,7 +299,7 @@ class PEFTAdapter(Adapter):
         """The configuration that was injected, and the tensors by peft's keys."""
         layers = self._in(model)
         assert layers is not None
-        config = layers.wrapped.peft_config[INNER]
+        config = peft.settings(layers.wrapped)
         # AdaLoRA's pattern says which rows are cut out of the file; here they are in it, as zeros.
         pattern = {"rank_pattern": None} if self.kind == "ADALORA" else {}
         plain = {key: _plain(value) for key, value in config.to_dict().items()}
@@ -357,55 +316,36 @@ class PEFTAdapter(Adapter):
 
     # ---- what AdaLoRA does beside training
 
-    def _adalora(self) -> Any:
-        if self.kind != "ADALORA" or self._layers is None:
-            return None
-        return self._layers.wrapped.base_model
+    def _adalora(self) -> peft.AdaLoRA | None:
+        return peft.AdaLoRA(self._layers.wrapped) if self.kind == "ADALORA" and self._layers else None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As every adapter; AdaLoRA learns how many steps there are."""
         super().on_fit_start(trainer, pl_module)
         if tuner := self._adalora():
-            config = tuner.peft_config[INNER]
-            config.total_step = int(trainer.estimated_stepping_batches)
-            if config.tinit >= config.total_step - config.tfinal:
-                raise UserError(
-                    f"AdaLoRA: tinit {config.tinit} and tfinal {config.tfinal} leave none of {config.total_step} steps."
-                )
-            self._allocated = trainer.global_step
+            tuner.begin(int(trainer.estimated_stepping_batches))
+            self._pruned_at = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Add the gradient of AdaLoRA's penalty, which keeps its factors near orthogonal (its section 3.1)."""
-        if not (tuner := self._adalora()):
-            return
-        factors = [
-            p for path, p in tuner.model.named_parameters() if f".{INNER}" in path and p.ndim == 2 and p.requires_grad
-        ]
-        factors = [p for p in factors if min(p.shape) > 1]
-        with torch.enable_grad():
-            grams = [p @ p.T if p.shape[0] < p.shape[1] else p.T @ p for p in factors]
-            penalty = sum(torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams)
-            (tuner.peft_config[INNER].orth_reg_weight * penalty / max(len(grams), 1)).backward()
+        """Add the gradient of AdaLoRA's penalty."""
+        if tuner := self._adalora():
+            tuner.add_penalty()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """After a step, while its gradients are there, AdaLoRA prunes."""
+        if (tuner := self._adalora()) and trainer.global_step > self._pruned_at:
+            self._pruned_at = trainer.global_step
+            tuner.prune(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
         """How far AdaLoRA's pruning is; nothing for other methods."""
-        if not (tuner := self._adalora()):
-            return {}
-        state = {name: dict(getattr(tuner.rankallocator, name)) for name in _AVERAGES}
-        return {**state, "rank_pattern": tuner.peft_config[INNER].rank_pattern}
+        tuner = self._adalora()
+        return tuner.state() if tuner else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with AdaLoRA's pruning where it was."""
         if state_dict and (tuner := self._adalora()):
-            tuner.peft_config[INNER].rank_pattern = state_dict["rank_pattern"]
-            for name in _AVERAGES:
-                setattr(tuner.rankallocator, name, dict(state_dict[name]))
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """After a step, while its gradients are there, AdaLoRA prunes."""
-        if (tuner := self._adalora()) and trainer.global_step > self._allocated:
-            self._allocated = trainer.global_step
-            tuner.update_and_allocate(trainer.global_step)
+            tuner.restore(state_dict)
 
 
 def _refuse_endless(config: Any, model: nn.Module) -> None:
@@ -419,35 +359,6 @@ def _refuse_endless(config: Any, model: nn.Module) -> None:
         given = getattr(config, setting, None) or []
         for text in [given] if isinstance(given, str) else given:
             refuse_unbounded(str(text), f"PEFTAdapter: {setting}")
-
-
-def _unmerge(layer: Any) -> None:
-    """Take a layer's adapter out of the weights again, unless that was done by someone else."""
-    if layer.merged_adapters:
-        layer.unmerge()
-
-
-def _unwrap(model: nn.Module) -> None:
-    """Put every module that peft wrapped back into its place."""
-    utils = import_module("peft.tuners.tuners_utils")
-    others = import_module("peft.utils.other")
-    for path, module in list(model.named_modules()):
-        parent, _, own = path.rpartition(".")
-        if isinstance(module, others.AuxiliaryTrainingWrapper):
-            setattr(model.get_submodule(parent), own, module.original_module)
-        elif isinstance(module, utils.BaseTunerLayer) and path:
-            setattr(model.get_submodule(parent), own, module.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-
-
-def _freeze_what_is_not_trained(model: nn.Module) -> None:
-    """What peft's layers hold beside their weights; moved to the meta device, all of it looks trained."""
-    kind = import_module("peft.tuners.tuners_utils").BaseTunerLayer
-    for layer in (module for module in model.modules() if isinstance(module, kind)):
-        for other in (getattr(layer, name, None) for name in layer.other_param_names):
-            if isinstance(other, nn.Module):
-                other.requires_grad_(False)
 
 
 def _plain(value: Any) -> Any:
@@ -472,7 +383,7 @@ def _describe(config: Any) -> dict[str, Any]:
         ours = field.init and field.name in known and field.name not in ("peft_type", "peft_version")
         if ours and known[field.name] != _plain(default):
             init_args[field.name] = known[field.name]
-    short = getattr(import_peft(), cls.__name__, None) is cls
+    short = getattr(peft.import_peft(), cls.__name__, None) is cls
     return {"class_path": f"{'peft' if short else cls.__module__}.{cls.__name__}", "init_args": init_args}
 
 
@@ -481,7 +392,7 @@ def _build(described: dict[str, Any]) -> Any:
 
     Nothing is imported for it: its class is peft's own, or one of a module that is imported already.
     """
-    cls = loaded(import_peft().PeftConfig).get(described["class_path"])
+    cls = loaded(peft.import_peft().PeftConfig).get(described["class_path"])
     if cls is None:
         raise UserError(f"peft_config {described['class_path']}: this is no configuration of peft's.")
     try:

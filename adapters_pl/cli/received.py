@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 import adapters_pl
 from adapters_pl.adapters import Adapter
 from adapters_pl.cli.command_line import CommandLine
+from adapters_pl.compat.peft import import_peft
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.names import arguments_of, loaded, public_name
@@ -266,7 +267,5 @@ def _without_code(value: Any, key: str, found: Received) -> Any:
 
 def _kind(section: str) -> type:
     if section == "peft_config":
-        from adapters_pl.adapters.peft_adapter import import_peft
-
         return import_peft().PeftConfig
     return SECTIONS[section][0]

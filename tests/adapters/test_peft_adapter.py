@@ -350,7 +350,7 @@ def test_adalora_prunes_to_its_target_and_goes_on_where_it_was(tmp_path, make_ba
     assert kept == 2 * len(energies(module))
     run.save_checkpoint(tmp_path / "whole.ckpt")
     half, _, stopped = pruned(tmp_path, make_base(), rows_file, max_steps=5)
-    assert half._adalora().peft_config["peft_adapter"].total_step == 5
+    assert half._adalora().config.total_step == 5
     stopped.save_checkpoint(tmp_path / "half.ckpt")
     again, resumed, _ = pruned(tmp_path, make_base(), rows_file, ckpt_path=tmp_path / "whole.ckpt")
     assert again.state_dict()["rank_pattern"] == adapter.state_dict()["rank_pattern"]
