@@ -6,7 +6,7 @@ import hashlib
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import KW_ONLY, dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
@@ -60,6 +60,9 @@ class Adapter(Callback, ABC):
         super().__init_subclass__(**kwargs)
         for table in ("peft_settings", "peft_defaults", "peft_names"):  # each holds what those of its bases hold
             setattr(cls, table, {**getattr(super(cls, cls), table), **vars(cls).get(table, {})})
+        if "__init__" in vars(cls):  # of which jsonargparse would look for the types among the fields alone
+            with suppress(NameError):
+                cls.__init__.__annotations__ = get_type_hints(cls.__init__)
 
     def __post_init__(self) -> None:
         method, hints = type(self).__name__, get_type_hints(type(self))

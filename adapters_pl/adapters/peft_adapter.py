@@ -30,6 +30,8 @@ from adapters_pl.models.slots import attach, base_modules
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+else:  # the command line reads the line above, and finds the class when an argument is parsed
+    PeftConfig = Any
 
 #: Methods whose directories our own classes read.
 _OWN = ("LORA", "IA3")
@@ -79,6 +81,7 @@ class PEFTLayers(AdapterLayer):
             peft.switch(layer, value)
 
 
+@dataclasses.dataclass(eq=False)
 class PEFTAdapter(Adapter):
     """A method of peft's, by its own configuration: ``--adapter PEFTAdapter --adapter.peft_config peft.VeraConfig``.
 
@@ -96,27 +99,23 @@ class PEFTAdapter(Adapter):
         placement: which sublayers: ``attn`` is query, key and value, ``mlp`` the up and down projections.
         layers: which decoder layers: ``8-15``, ``[0, 1]``, ``-1``; all if not given.
         exclude: names or a regular expression of modules to leave out.
-        name: what tells several adapters of one model apart.
     """
 
-    def __init__(
-        self,
-        peft_config: PeftConfig | None = None,
-        *,
-        placement: Placement = "both",
-        layers: Layers | None = None,
-        exclude: Names | None = None,
-        name: str = "default",
-    ) -> None:
-        known = injectable()
-        if peft_config is None:
+    peft_config: PeftConfig | None = None
+    _: dataclasses.KW_ONLY
+    placement: Placement = "both"
+    layers: Layers | None = None
+    exclude: Names | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known, given = injectable(), self.peft_config
+        if given is None:
             raise UserError("PEFTAdapter: which method? Pass --adapter.peft_config with a class like peft.VeraConfig.")
-        self.config: Any = _build(peft_config) if isinstance(peft_config, dict) else peft_config
+        self.config: Any = _build(given) if isinstance(given, dict) else given
         kind = getattr(getattr(self.config, "peft_type", None), "value", None)
         if kind not in known:
             raise UserError(f"PEFTAdapter: {type(self.config).__name__} cannot be injected; {', '.join(known)} can.")
-        super().__init__(name=name)
-        self.placement, self.layers, self.exclude = placement, layers, exclude
         self.modules_to_save = list(getattr(self.config, "modules_to_save", None) or []) or None
         if getattr(self.config, "bias", "none") != "none":
             raise UserError("PEFTAdapter: bias other than 'none' trains the base's own biases; use LoRA with bias.")
@@ -132,13 +131,7 @@ class PEFTAdapter(Adapter):
 
     def init_args(self) -> dict[str, Any]:
         """The arguments as plain data, the configuration as ``{class_path, init_args}``."""
-        return {
-            "peft_config": _describe(self.config),
-            "placement": self.placement,
-            "layers": self.layers,
-            "exclude": self.exclude,
-            "name": self.name,
-        }
+        return {**super().init_args(), "peft_config": _describe(self.config)}
 
     # ---- into the model and out of it
 

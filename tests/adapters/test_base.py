@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from jsonargparse import ArgumentError, ArgumentParser
 from torch import nn
 
-from adapters_pl import IA3, LinearAdapter, LinearAdapterLayer, LoRA, UserError, load_adapter, save_adapter
+from adapters_pl import IA3, Adapter, LinearAdapter, LinearAdapterLayer, LoRA, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers, resolve
 from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.inputs.names import arguments_of
@@ -59,9 +60,9 @@ class Scale(LinearAdapter):
 class OwnConstructor(LinearAdapter):
     """A method that is no dataclass: its constructor keeps its arguments, and hands on the others."""
 
-    def __init__(self, first=1.0, **shared):
+    def __init__(self, first: float = 1.0, parts: AtLeast1 = 1, **shared):
         super().__init__(**shared)
-        self.first = first
+        self.first, self.parts = first, parts
 
     def make_layer(self, site, module):
         return ScaleLayer(site, self.first)
@@ -70,11 +71,26 @@ class OwnConstructor(LinearAdapter):
 def test_the_fields_of_a_method_and_of_its_bases_are_its_arguments():
     shared = ["name", "placement", "target_modules", "layers", "exclude", "modules_to_save"]
     assert sorted(arguments_of(Scale)) == sorted(["first", "parts", *shared])
-    assert sorted(arguments_of(OwnConstructor)) == sorted(["first", *shared])
+    assert sorted(arguments_of(OwnConstructor)) == sorted(["first", "parts", *shared])
     for cls in (Scale, OwnConstructor):
         adapter = cls(2.0, layers="1", name="own")
         assert adapter.init_args() == build_adapter(describe_adapter(adapter)).init_args()
         assert adapter.init_args()["layers"] == "1"
+
+
+@pytest.mark.parametrize("cls", [Scale, OwnConstructor])
+def test_the_command_line_knows_the_types_and_the_words_on_every_argument(cls):
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(Adapter, "adapter")
+    parsed = parser.parse_args([f"--adapter={__name__}.{cls.__name__}", "--adapter.first=2", "--adapter.layers=1-2"])
+    assert parsed.adapter.init_args.first == 2.0
+    assert parsed.adapter.init_args.layers == "1-2"
+    with pytest.raises(ArgumentError, match="AtLeast1"):
+        parser.parse_args([f"--adapter={__name__}.{cls.__name__}", "--adapter.parts=0"])
+    shown = ArgumentParser()
+    shown.add_class_arguments(cls)
+    for words in ("what tells several adapters", "which sublayers are adapted", "which decoder layers"):
+        assert words in " ".join(shown.format_help().split())
 
 
 def test_ranges_and_choices_of_fields_are_checked():
