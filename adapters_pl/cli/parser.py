@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentError, DefaultHelpFormatter
+from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, instantiate_class
 from lightning.pytorch.utilities import rank_zero_only
 
 from adapters_pl.adapters import Adapter
-from adapters_pl.cli import errors
 from adapters_pl.cli.command_line import TRUST, CommandLine
 from adapters_pl.cli.configuration import full_names
+from adapters_pl.cli.errors import worded
 from adapters_pl.cli.key_help import OWN
 from adapters_pl.cli.received import refuse_code
+from adapters_pl.compat.jsonargparse import HelpInWords, SectionHelp, refusal, under_headings
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.ranges import in_words
 from adapters_pl.runs.run import DEFAULT_ROOT
 from adapters_pl.training.module import CausalLMModule
 
@@ -29,49 +27,18 @@ from adapters_pl.training.module import CausalLMModule
 _OBJECTS = {"model", "dataloaders", "train_dataloaders", "val_dataloaders", "datamodule"}
 
 
-class _InWords(DefaultHelpFormatter):
-    """Help that says in words what an argument takes."""
-
-    def _get_type_str(self, action: Action) -> str | None:
-        hint = getattr(action, "_typehint", None) or action.type
-        return in_words(hint) if hint else super()._get_type_str(action)
-
-
 class Parser(LightningArgumentParser):
     """A parser that raises instead of exiting, so that every error is worded in one place."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs["exit_on_error"] = False
-        kwargs.setdefault("formatter_class", _InWords)
+        kwargs.setdefault("formatter_class", HelpInWords)
         super().__init__(*args, **kwargs)
 
     def format_help(self, *formatter: Any) -> str:
         """The help; of a class with ``headings`` (``--data.help GSM8K``) under these, without the line of all flags."""
-        groups: Any = self._action_groups
-        for group in list(groups):
-            kind: Any = getattr(group, "group_class", None)
-            if not hasattr(kind, "headings"):
-                continue
-            self.usage, self.description = SUPPRESS, f"{group.title}."
-            arguments = {action.dest.rpartition(".")[2]: action for action in group._group_actions}
-            for heading, names in kind.headings.items():
-                self.add_argument_group(heading)._group_actions = [arguments.pop(name) for name in names]
-            self.add_argument_group(f"Of {kind.__name__} alone")._group_actions = list(arguments.values())
-            groups.remove(group)
+        under_headings(self)
         return super().format_help(*formatter)
-
-
-class _TrainerHelp(Action):
-    """Print the keys of the trainer, as ``--data.help`` and its like print those of a class."""
-
-    def __init__(self, option_strings: list[str], dest: str, help: str | None = None) -> None:
-        super().__init__(option_strings, SUPPRESS, nargs=0, default=SUPPRESS, help=help)
-
-    def __call__(self, parser: ArgumentParser, *_: Any) -> None:
-        """Print them and end."""
-        groups = re.split(r"\n(?=\S)", parser.format_help())
-        print(next(group for group in groups if re.search(r"^  --trainer\.accelerator ", group, re.MULTILINE)))
-        parser.exit()
 
 
 class ConfiguredCLI(LightningCLI):
@@ -126,7 +93,7 @@ class ConfiguredCLI(LightningCLI):
         )
         parser.add_argument("--adapter_path", type=str | None, default=None, help=f"{OWN['adapter_path'].line}.")
         parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
-        parser.add_argument("--trainer.help", action=_TrainerHelp, help="Show the keys of the trainer and exit.")
+        parser.add_argument("--trainer.help", action=SectionHelp, help="Show the keys of the trainer and exit.")
         #: Keys of the command that the configuration of a run does not record.
         self.unrecorded = ["config", TRUST, "overwrite"]
         method = "fit" if command == "plan" else command
@@ -144,8 +111,10 @@ class ConfiguredCLI(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise errors.explain(error, self.line.command) from error
+            raise worded(refusal(str(error)), self.line.command) from error
         refuse_code(self.config.as_dict(), self.line)
+        if not isinstance(self.config.trainer, Namespace):
+            raise UserError(f"trainer is '{self.config.trainer!s:.80}'; it holds keys: give --trainer.KEY VALUE.")
         seed = self.config.seed_everything
         if not isinstance(seed, bool) and seed is not None and seed < 0:
             raise UserError(f"seed_everything is {seed}; it must be at least 0.")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 import tempfile
 import traceback
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +32,8 @@ from adapters_pl.cli.configuration import (
 from adapters_pl.cli.main import DONE, INTERRUPTED, PROGRAM_ERROR
 from adapters_pl.cli.parser import ConfiguredCLI, say
 from adapters_pl.cli.received import CODE
+from adapters_pl.compat.jsonargparse import refusal_while_building
+from adapters_pl.compat.lightning_messages import quiet, said_of_trainer
 from adapters_pl.compat.torch import lost_process
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
@@ -70,34 +70,6 @@ _LEAST = {
 }
 
 _PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
-
-_NOISE = (
-    ".*does not have many workers",
-    ".*LeafSpec",
-    ".*callbacks used to create the checkpoint",
-    ".*smaller than the logging interval",
-    ".*Total length of `list`",
-    ".*custom batch sampler",
-    ".*exists and is not empty",
-    ".*Experiment logs directory",
-    # The last epoch ends before the validation that follows it.
-    r".*ModelCheckpoint\(monitor='val_(loss|accuracy)'\)` could not find the monitored key",
-)
-
-#: How lines begin that say nothing of this run, advertise, or repeat what is printed anyway.
-_NO_NEWS = (
-    "\N{ELECTRIC LIGHT BULB}",
-    "GPU available: False",
-    "TPU available",
-    "HPU available",
-    "Loading `train_dataloader` to estimate",
-    # Which checkpoint it is has been said, and that it cannot be restored is an error.
-    "Restoring states from the checkpoint",
-    "Restored all states from the checkpoint",
-    "Loaded model weights from the checkpoint",
-    # Of bitsandbytes, which has kernels of its own beside these.
-    "Failed to load CPU gemm_4bit_forward from kernels-community",
-)
 
 
 class TrainingCLI(ConfiguredCLI):
@@ -277,7 +249,7 @@ def _yaml(config: dict[str, Any]) -> str:
 def main(line: CommandLine, debug: bool = False) -> int:
     """Run a command and return its exit code; what the user has to mend is raised as ``UserError``."""
     transformers_logging.disable_progress_bar()
-    _quiet()
+    quiet()
     trusted, command = line.has(TRUST), line.command
     find_own_modules(line, trusted)
     for key in ("adapter_path", "ckpt_path"):
@@ -304,38 +276,22 @@ def main(line: CommandLine, debug: bool = False) -> int:
                 below[0].write_text(_yaml(config), encoding="utf-8")
             cli = TrainingCLI(line, checkpoint, below)
             cli.model.initial = saved
-    except MisconfigurationException as error:
-        raise cli_errors.of_trainer(error) or UserError(first_line(error)) from error
     except UserError:
         raise
     except Exception as error:
         # jsonargparse wraps what a constructor raises.
-        if (
-            known := cli_errors.user_error_behind(error)
-            or cli_errors.of_trainer(error)
-            or cli_errors.of_parser(error, command)
-        ):
+        if known := cli_errors.user_error_behind(error):
             raise known from error
+        if words := said_of_trainer(error):
+            raise UserError(words) from error
+        if refused := refusal_while_building(error):
+            raise cli_errors.worded(refused, command) from error
         if isinstance(error, RecursionError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         return _crashed(error, Run(Path(line.get("trainer.default_root_dir") or DEFAULT_ROOT)), debug)
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
     return _execute(cli, debug)
-
-
-def _quiet() -> None:
-    """Leave out what libraries say of every run, and of settings that are meant."""
-    for logger in ("lightning.pytorch.utilities.rank_zero", "bitsandbytes.backends.cpu.ops"):
-        logging.getLogger(logger).addFilter(_is_news)
-    for noise in _NOISE:
-        warnings.filterwarnings("ignore", message=noise)
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a library's line says something about this run that is not said otherwise; secrets are masked."""
-    record.msg, record.args = masked(record.getMessage()), ()
-    return not record.msg.startswith(_NO_NEWS)
 
 
 @rank_zero_only
