@@ -6,6 +6,7 @@ class and its description are made from it (:mod:`adapters_pl.data.sets`); answe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -152,19 +153,17 @@ SUITES: dict[str, tuple[str, ...]] = {
 }
 
 
-def _mixture(called: str, file: str, suite: str, about: str, drawn_from: tuple[str, ...] = ()) -> SetSpec:
+def _mixture(called: str, about: str, drawn_from: tuple[str, ...] = ()) -> SetSpec:
+    suite = "Arithmetic" if called.startswith("Math") else "Commonsense"
     kind, form = ("number", "letters among numbers") if suite == "Arithmetic" else ("choice", "named options")
-    how: dict[str, Any] = {"kind": kind, "form": form, "about": about, "citation": COLLECTION}
-    return SetSpec(
-        called, called, train=f"ft-training_set/{file}.json", judged_on=SUITES[suite], drawn_from=drawn_from, **how
-    )
+    file = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", "_", called).lower()  # Math10K lies in math_10k.json
+    how: dict[str, Any] = {"kind": kind, "form": form, "about": about, "drawn_from": drawn_from}
+    return SetSpec(called, called, train=f"ft-training_set/{file}.json", judged_on=SUITES[suite], **how).by(COLLECTION)
 
 
 _TRAINED = (
     _mixture(
         "Math10K",
-        "math_10k",
-        "Arithmetic",
         "LLM-Adapters' arithmetic training mixture with model-written rationales (section 3.2). Drawn from the "
         "training sets of GSM8K, MAWPS and AQuA (1,000 rows); MAWPS's hold test questions of AddSub, MultiArith and "
         "SingleEq.",
@@ -172,44 +171,27 @@ _TRAINED = (
     ),
     _mixture(
         "Math7K",
-        "math_7k",
-        "Arithmetic",
         'Math10K without the rows from MAWPS (LLM-Adapters\' README, "Special Announcement").',
         ("gsm8k", "AQuA"),
     ),
     _mixture(
         "Math14K",
-        "math_14k",
-        "Arithmetic",
         'Math7K with rationales by ChatGPT and by GPT-4 (LLM-Adapters\' README, "Special Announcement").',
         ("gsm8k", "AQuA"),
     ),
-    _mixture(
-        "Math50K",
-        "math_50k",
-        "Arithmetic",
-        "The largest arithmetic mixture of LLM-Adapters; what it was drawn from is not documented.",
-    ),
+    _mixture("Math50K", "The largest arithmetic mixture of LLM-Adapters; what it was drawn from is not documented."),
     _mixture(
         "MathData",
-        "math_data",
-        "Arithmetic",
         "The first arithmetic training file of LLM-Adapters. Every one of its 3,260 rows is a row of a test set.",
         SUITES["Arithmetic"],
     ),
     _mixture(
         "Commonsense170K",
-        "commonsense_170k",
-        "Commonsense",
         "LLM-Adapters' commonsense training mixture, the training rows of eight sets (section 3.2).",
         SUITES["Commonsense"],
     ),
     _mixture(
-        "Commonsense15K",
-        "commonsense_15k",
-        "Commonsense",
-        "A smaller commonsense mixture of LLM-Adapters, in the same form.",
-        SUITES["Commonsense"],
+        "Commonsense15K", "A smaller commonsense mixture of LLM-Adapters, in the same form.", SUITES["Commonsense"]
     ),
     SetSpec(
         "AlpacaCleaned",
@@ -218,21 +200,12 @@ _TRAINED = (
         about="Stanford Alpaca's instructions with their faults mended; what to test on is the user's to say.",
     ),
 )
+_FRESH, _UNSEEN = "word_problems-fresh", "word_problems-unseen"
 _GENERATED = (
+    SetSpec("word_problems", "WordProblems", "number", judged_on=("word_problems", _FRESH, _UNSEEN)),
+    SetSpec(_FRESH, "FreshWordProblems", "number", about="The same distribution from another seed of the generator."),
     SetSpec(
-        "word_problems",
-        "WordProblems",
-        "number",
-        judged_on=("word_problems", "word_problems-fresh", "word_problems-unseen"),
-    ),
-    SetSpec(
-        "word_problems-fresh",
-        "FreshWordProblems",
-        "number",
-        about="The same distribution from another seed of the generator.",
-    ),
-    SetSpec(
-        "word_problems-unseen",
+        _UNSEEN,
         "UnseenWordProblems",
         "number",
         about="Additions and subtractions whose operands occur nowhere in the base's pretraining.",

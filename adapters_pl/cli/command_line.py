@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.untrusted import load_config_file
 from adapters_pl.runs import recipes
 
 #: Takes over all that a checkpoint records. It is only ever typed.

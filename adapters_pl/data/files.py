@@ -76,15 +76,7 @@ def _text(path: Path) -> str:
 
 
 def _parse_list(path: Path, text: str) -> list[Any]:
-    try:
-        rows = json.loads(text)
-    except RecursionError as error:
-        raise UserError(f"{path}: is nested too deep to be rows; {_MEND}.") from error
-    except ValueError as error:
-        if not isinstance(error, json.JSONDecodeError):  # a number of very many digits
-            raise UserError(f"{path}: no valid JSON: {error}; {_MEND}.") from error
-        hint = _MEND if text.rstrip().endswith("]") else _CUT
-        raise UserError(f"{path}: no valid JSON at line {error.lineno}: {error.msg}; {hint}.") from error
+    rows = _json(text, path, "", _MEND if text.rstrip().endswith("]") else _CUT)
     if not isinstance(rows, list):
         raise UserError(
             f"{path}: should hold a list of rows, not {type(rows).__name__}; files of one object a line end in .jsonl."
@@ -93,21 +85,27 @@ def _parse_list(path: Path, text: str) -> list[Any]:
 
 
 def _parse_lines(path: Path, text: str) -> list[Any]:
-    rows = []
     lines = text.rstrip().split("\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except RecursionError as error:
-            raise UserError(f"{path}: line {number} is nested too deep to be a row; {_MEND}.") from error
-        except ValueError as error:
-            hint = _CUT if number == len(lines) else _MEND
-            if not isinstance(error, json.JSONDecodeError):
-                raise UserError(f"{path}: line {number} is no valid JSON: {error}; {hint}.") from error
-            raise UserError(f"{path}: line {number} is no valid JSON: {error.msg}; {hint}.") from error
-    return rows
+    return [
+        _json(line, path, f"line {number}", _CUT if number == len(lines) else _MEND)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    ]
+
+
+def _json(text: str, path: Path, line: str, hint: str) -> Any:
+    """What ``text`` holds: all of ``path``, or the one ``line`` of it that is named."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        what = f"{line} is nested too deep to be a row" if line else "is nested too deep to be rows"
+        raise UserError(f"{path}: {what}; {_MEND}.") from error
+    except json.JSONDecodeError as error:
+        what = f"{line} is no valid JSON" if line else f"no valid JSON at line {error.lineno}"
+        raise UserError(f"{path}: {what}: {error.msg}; {hint}.") from error
+    except ValueError as error:  # a number of very many digits
+        what = f"{line} is no valid JSON" if line else "no valid JSON"
+        raise UserError(f"{path}: {what}: {error}; {hint if line else _MEND}.") from error
 
 
 def _parse_csv(path: Path, text: str) -> list[Any]:

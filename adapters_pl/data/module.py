@@ -76,16 +76,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
     #: The headings under which the help lists the arguments; those of one class alone stand behind them.
     headings: ClassVar[dict[str, tuple[str, ...]]] = {
         "What is read": ("root", "files", "limit_train", "limit_test", "val_size"),
-        "Prompts and lengths": (
-            "template",
-            "system",
-            "thinking",
-            "train_on_prompt",
-            "cutoff",
-            "on_overflow",
-            "packing",
-        ),
-        "Batches": ("batch_size", "eval_batch_size", "num_workers", "seed"),
+        "Prompts and lengths": ("template", "system", "thinking", "train_on_prompt", "cutoff", "on_overflow"),
+        "Batches": ("packing", "batch_size", "eval_batch_size", "num_workers", "seed"),
         "How it is tested": ("test_sets", "protocol", "shots", "samples", "temperature", "max_new_tokens"),
         "What must not happen": ("contamination", "skip_missing"),
     }
@@ -258,7 +250,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         """What makes training rows into batches."""
         collate = self._collate()
         if self.packing:
-            collate.pack_to, collate.one_sequence = self._longest, self._one_sequence
+            collate.pack_to, collate.one_sequence = self._reader.longest(self.cutoff), self._one_sequence
         return collate
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -378,18 +370,11 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         """The tokenizer of who reads the rows; a notebook may look at prompts before anybody does."""
         return self.reader.tokenizer if self.reader else None
 
-    @property
-    def _longest(self) -> int:
-        """The longest training row in tokens."""
-        context = self._reader.context
-        if context is not None and context < 1:
-            raise UserError("The virtual tokens leave no room in the model's context: take fewer of them.")
-        return self.cutoff if context is None else min(self.cutoff, context)
-
     def _tokenised(self, examples: list[Example], chosen: list[int]) -> TokenTable:
         prompts = [self.prompt(examples[index]) for index in chosen]
         rows = {index: examples[index] for index in chosen}
-        return tokenised(self.set_name, self._reader, prompts, rows, chosen, self._longest, self.on_overflow)
+        cutoff = self._reader.longest(self.cutoff)
+        return tokenised(self.set_name, self._reader, prompts, rows, chosen, cutoff, self.on_overflow)
 
     def _collate(self) -> Collate:
         pad_id = self._reader.tokenizer.pad_token_id

@@ -38,6 +38,16 @@ class Reader:
     context: int | None = None
     virtual_tokens: int = 0
 
+    def longest(self, cutoff: int) -> int:
+        """The longest training row in tokens, where ``cutoff`` of them are asked for.
+
+        Raises:
+            UserError: the virtual tokens take all of the context.
+        """
+        if self.context is not None and self.context < 1:
+            raise UserError("The virtual tokens leave no room in the model's context: take fewer of them.")
+        return cutoff if self.context is None else min(cutoff, self.context)
+
     def refuse_beyond_context(self, tokens: Sequence[int], example: Example, row: int) -> None:
         """Raise ``UserError`` where ``tokens`` leave no room for an answer."""
         if self.context is not None and len(tokens) >= self.context:

@@ -60,20 +60,15 @@ def _once(tokenizer: PreTrainedTokenizerBase, ids: list[int], prompt: str) -> li
     return ids
 
 
-def encode_response(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> list[int]:
-    """The ids that continue the prompt's, and the end token.
+def encode_rows(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[list[list[int]], list[list[int]]]:
+    """Every prompt's ids, as :func:`encode_prompt` gives them, and those of its response with an end token.
 
     Where the tokenizer cuts prompt and response exactly at their border, the response's ids are those it has
     in the whole text (a SentencePiece model would put a space before a text of its own); where it merges
     across the border, the response is encoded by itself.
     """
-    return encode_rows(tokenizer, [prompt], [response])[1][0]
-
-
-def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str], responses: Sequence[str]
-) -> tuple[list[list[int]], list[list[int]]]:
-    """Every prompt's and every response's ids, as :func:`encode_prompt` and :func:`encode_response` give them."""
 
     def plain(texts: list[str]) -> list[list[int]]:
         return tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.inputs.errors import UserError, did_you_mean
+from adapters_pl.inputs.untrusted import load_config_file
 
 #: The folders of the two halves of a recipe, and what lies below both.
 METHODS, MODELS = "methods", "models"

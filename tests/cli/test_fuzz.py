@@ -35,9 +35,8 @@ from adapters_pl.cli.configuration import inherited_config
 from adapters_pl.cli.main import main
 from adapters_pl.cli.received import SECTIONS, received
 from adapters_pl.data.files import FIELDS, read_rows
-from adapters_pl.inputs.config_files import load_config_file
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.untrusted import is_plain
+from adapters_pl.inputs.untrusted import is_plain, load_config_file
 from adapters_pl.models.base import load_base, load_config, load_tokenizer, meta_model
 from adapters_pl.training.checkpoint import base_of, build_adapter, load_adapter, read_checkpoint, save_adapter
 from tests.conftest import tiny_model, tiny_tokenizer

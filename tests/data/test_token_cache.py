@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from adapters_pl.data import token_cache
 from adapters_pl.data.token_cache import encoded, fingerprint
-from adapters_pl.data.tokens import TokenRow, TokenTable, TrainingRows, encode_prompt, encode_response, fit_to_cutoff
+from adapters_pl.data.tokens import TokenRow, TokenTable, TrainingRows, encode_prompt, encode_rows, fit_to_cutoff
 from tests.conftest import tiny_tokenizer
 from tests.helpers.texts import TEXT
 
@@ -25,7 +25,7 @@ def one_by_one(tokenizer, pairs):
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + response, response)
         )
         tail = whole[len(before) :] if whole[: len(before)] == before else alone
-        assert encode_response(tokenizer, prompt, response) == [*tail, 2]
+        assert encode_rows(tokenizer, [prompt], [response])[1][0] == [*tail, 2]
         rows.append((encode_prompt(tokenizer, prompt), [*tail, 2]))
     return rows
 

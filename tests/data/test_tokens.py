@@ -14,7 +14,7 @@ from adapters_pl.data.tokens import (
     TokenRow,
     TrainingRows,
     encode_prompt,
-    encode_response,
+    encode_rows,
     fit_to_cutoff,
 )
 from tests.conftest import tiny_tokenizer
@@ -44,19 +44,19 @@ def test_a_tokenizer_without_a_beginning_adds_none(tokenizer):
 @pytest.mark.parametrize("which", ["tokenizer", "closing_tokenizer"])
 def test_a_response_has_no_beginning_and_one_end(which, request):
     tokenizer = request.getfixturevalue(which)
-    ids = encode_response(tokenizer, "12\n", "34")
+    ids = encode_rows(tokenizer, ["12\n"], ["34"])[1][0]
     assert tokenizer.convert_ids_to_tokens(ids) == ["3", "4", "<eos>"]
 
 
 def test_a_response_is_cut_out_of_the_whole_text_where_the_border_allows_it(spacing_tokenizer):
     # By itself it would begin with a space: [3, 6].
-    assert encode_response(spacing_tokenizer, "c", "ab") == [6, EOS]
+    assert encode_rows(spacing_tokenizer, ["c"], ["ab"])[1][0] == [6, EOS]
 
 
 def test_a_response_that_would_merge_with_the_prompt_is_encoded_by_itself(spacing_tokenizer):
     assert spacing_tokenizer("cab")["input_ids"] == [BOS, 3, 7, 6]
     assert encode_prompt(spacing_tokenizer, "ca") == [BOS, 3, 7, 4]
-    assert encode_response(spacing_tokenizer, "ca", "b") == [3, 5, EOS]
+    assert encode_rows(spacing_tokenizer, ["ca"], ["b"])[1][0] == [3, 5, EOS]
 
 
 @pytest.mark.parametrize("which", ["tokenizer", "closing_tokenizer"])
@@ -64,7 +64,7 @@ def test_a_response_that_would_merge_with_the_prompt_is_encoded_by_itself(spacin
 @given(prompt=TEXT, response=TEXT)
 def test_prompt_and_response_together_spell_the_text(which, prompt, response, request):
     tokenizer = request.getfixturevalue(which)
-    ids = encode_prompt(tokenizer, prompt) + encode_response(tokenizer, prompt, response)
+    ids = encode_prompt(tokenizer, prompt) + encode_rows(tokenizer, [prompt], [response])[1][0]
     assert (ids[0], ids[-1]) == (BOS, EOS)
     assert BOS not in ids[1:]
     assert EOS not in ids[:-1]
@@ -75,7 +75,7 @@ def test_prompt_and_response_together_spell_the_text(which, prompt, response, re
 @pytest.mark.parametrize(("prompt", "response"), [("c", "ab"), ("ca", "b"), ("abc", "cab")])
 def test_training_begins_with_exactly_what_generation_is_given(which, prompt, response, request):
     tokenizer = request.getfixturevalue(which)
-    training = TokenRow(0, encode_prompt(tokenizer, prompt), encode_response(tokenizer, prompt, response))
+    training = TokenRow(0, encode_prompt(tokenizer, prompt), encode_rows(tokenizer, [prompt], [response])[1][0])
     generation = TokenRow(0, encode_prompt(tokenizer, prompt), [])
     trained = Collate(PAD)([TrainingRows([training])[0]])
     generated = Collate(PAD)([TrainingRows([generation])[0]])

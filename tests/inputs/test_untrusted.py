@@ -8,8 +8,7 @@ import os
 import pytest
 
 from adapters_pl import UserError
-from adapters_pl.inputs.config_files import load_config_file
-from adapters_pl.inputs.untrusted import MOST_LEVELS, has_shape, is_plain, read_json, reading
+from adapters_pl.inputs.untrusted import MOST_LEVELS, has_shape, is_plain, load_config_file, read_json, reading
 
 
 def nested(levels):

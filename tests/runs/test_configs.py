@@ -16,7 +16,7 @@ from adapters_pl.answers import SUITES
 from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.main import main
 from adapters_pl.cli.training import TrainingCLI
-from adapters_pl.inputs.config_files import load_config_file
+from adapters_pl.inputs.untrusted import load_config_file
 from adapters_pl.runs import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
