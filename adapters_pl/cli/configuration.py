@@ -25,7 +25,8 @@ from adapters_pl.inputs.names import public_name, with_public_names
 from adapters_pl.models.base import load_config
 from adapters_pl.runs import recipes
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
-from adapters_pl.training.checkpoint import SavedAdapters, base_of, import_adapters, read_adapter, read_checkpoint
+from adapters_pl.training.adapter_files import SavedAdapters, base_of, import_adapters, read_adapter
+from adapters_pl.training.checkpoint import read_checkpoint
 
 #: Keys whose value may name a class.
 _CLASS_KEYS = (*SECTIONS, "class_path", "peft_config", "callbacks", "logger", "plugins", "profiler")

@@ -23,14 +23,8 @@ from adapters_pl.models.base import add_tokens, load_base, load_config, load_tok
 from adapters_pl.models.quantisation import Quantization, dequantise_model, quantisation_of, short_name
 from adapters_pl.models.slots import slot_of
 from adapters_pl.runs.run import DEFAULT_ROOT, locked
-from adapters_pl.training.checkpoint import (
-    base_of,
-    find_adapter,
-    import_adapters,
-    read_adapter,
-    read_checkpoint,
-    save_adapter,
-)
+from adapters_pl.training.adapter_files import base_of, find_adapter, import_adapters, read_adapter, save_adapter
+from adapters_pl.training.checkpoint import read_checkpoint
 
 
 def main(options: Namespace, debug: bool = False) -> int:

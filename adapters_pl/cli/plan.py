@@ -23,7 +23,6 @@ from adapters_pl.cli.main import DONE, PROGRAM_ERROR
 from adapters_pl.cli.parser import ConfiguredCLI
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.tables import print_table
-from adapters_pl.models.base import meta_model
 from adapters_pl.models.placement import linear_sizes
 from adapters_pl.models.slots import base_modules, place_of
 from adapters_pl.training.planning.memory import Estimate, MemoryModel, Setup
@@ -225,7 +224,7 @@ def main(line: CommandLine, debug: bool = False) -> int:
         cli = PlanCLI(line)
         if not cli.adapters:
             raise UserError("Nothing to plan: there is no adapter. Pass --adapter LoRA.")
-        model = meta_model(cli.model.config, cli.model.trust_remote_code, cli.model.attn_implementation)
+        model = cli.model.source.skeleton()
         planned = plan(model, cli.adapters)
         forecast = cli.forecast(model)
         summary = forecast.line()

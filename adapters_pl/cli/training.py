@@ -38,7 +38,7 @@ from adapters_pl.compat.torch import lost_process
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
 from adapters_pl.inputs.names import with_public_names
-from adapters_pl.models.base import EMBEDDED, grow_embeddings, meta_model
+from adapters_pl.models.base import EMBEDDED, grow_embeddings
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
 from adapters_pl.training.callbacks import Progress, RunRecorder, checkpoint_callbacks
 from adapters_pl.training.checkpoint import SavedAdapters
@@ -179,12 +179,12 @@ class TrainingCLI(ConfiguredCLI):
     before_validate = before_predict = before_test
 
     def _check_hardware(self) -> None:
-        refuse_missing(self.trainer, self.config.trainer.precision, self.model.attn_implementation)
+        refuse_missing(self.trainer, self.config.trainer.precision, self.model.source.attn_implementation)
 
     def _check_structure(self) -> PreTrainedModel:
         """The base on the meta device with the adapters in it, which shows whether they fit each other."""
-        skeleton = meta_model(self.model.config, self.model.trust_remote_code, self.model.attn_implementation)
-        if self.model.add_tokens:
+        skeleton = self.model.source.skeleton()
+        if self.model.source.add_tokens:
             grow_embeddings(skeleton, len(self.model.tokenizer))
         if self.model.initial is not None:
             self.model.initial.check(skeleton)

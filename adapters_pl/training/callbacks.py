@@ -21,7 +21,7 @@ from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.models.quantisation import short_name
 from adapters_pl.runs.run import GO_ON, Run, environment, locked, repeating, sweep
-from adapters_pl.training.checkpoint import save_adapter
+from adapters_pl.training.adapter_files import save_adapter
 from adapters_pl.training.guards import Guards
 from adapters_pl.training.last_checkpoint import LastCheckpoint
 from adapters_pl.training.module import CausalLMModule
@@ -110,7 +110,7 @@ class RunRecorder(Callback):
         with gathered(pl_module, pl_module.adapter_parameters()):
             for adapter in portable if trainer.is_global_zero else []:
                 folder = self.run.path / "adapter" / (adapter.name if len(portable) > 1 else "")
-                tokens = pl_module.add_tokens
+                tokens = pl_module.source.add_tokens
                 with self.run.writing("adapter", GO_ON):
                     save_adapter(pl_module.model, adapter, folder, pl_module.base, tokens)
                     if tokens:

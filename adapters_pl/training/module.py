@@ -1,64 +1,39 @@
-"""The Lightning module around a frozen causal language model."""
+"""The Lightning module that trains the adapters in a causal language model, and lets it answer."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
 import torch
-from lightning.fabric.utilities.data import AttributeDict
-from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters_pl.adapters.base import Adapter, describe_adapter
+from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.compat.lightning import replaces_samplers, trainer_of
 from adapters_pl.data.module import Processes, ReasoningDataModule
 from adapters_pl.data.questions import Questions, Reader
+from adapters_pl.data.tokens import IGNORE
 from adapters_pl.evaluation.engine import Engine, TransformersEngine
 from adapters_pl.evaluation.evaluator import Answers, Evaluator, Record
 from adapters_pl.evaluation.metrics import AnswerAccuracy
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.masking import mask_checkpoint, masked_values
 from adapters_pl.inputs.ranges import AtLeast0, NotNegative, refuse_out_of_range
 from adapters_pl.models import head
-from adapters_pl.models.base import (
-    Dtype,
-    Quantization,
-    add_tokens,
-    context_length,
-    fingerprint,
-    grow_embeddings,
-    load_base,
-    load_config,
-    load_tokenizer,
-    meta_model,
-    same_base,
-)
-from adapters_pl.models.head import check_logits
-from adapters_pl.training.checkpoint import FORMAT, check_checkpoint
-from adapters_pl.training.checkpoint_io import AtomicCheckpointIO
+from adapters_pl.models.base import Dtype, Quantization, context_length
+from adapters_pl.training.adapted import AdaptedBase, BaseSource
 from adapters_pl.training.checks import check_packing
-from adapters_pl.training.optimizers import LinearWarmup
-from adapters_pl.training.strategies import StrategyTraits, as_forward, full_value, traits_of
+from adapters_pl.training.strategies import as_forward, full_value
 
-if TYPE_CHECKING:
-    from adapters_pl.training.checkpoint import SavedAdapters
-
-IGNORE = -100
 OptimizerFactory = Callable[[Iterable], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class CausalLMModule(LightningModule):
+class CausalLMModule(AdaptedBase):
     """A frozen causal language model that is trained through its adapters alone.
 
     The base is loaded by :meth:`build_base`, when the first adapter's ``setup`` asks for it. Checkpoints hold
@@ -104,16 +79,18 @@ class CausalLMModule(LightningModule):
         test_base: bool = True,
         add_tokens: list[str] | None = None,
     ) -> None:
-        super().__init__()
         refuse_out_of_range("model.", CausalLMModule.__init__, locals())
-        self.base = base
-        self.revision = revision
-        self.dtype_of_base: Dtype = dtype
-        self.attn_implementation = attn_implementation
-        self.quantization: Quantization | None = quantization
-        self.activation_checkpointing = activation_checkpointing
-        self.trust_remote_code = trust_remote_code
-        self.random_init = random_init
+        source = BaseSource(
+            base,
+            revision,
+            dtype,
+            attn_implementation,
+            quantization,
+            trust_remote_code,
+            random_init,
+            add_tokens or [],
+        )
+        super().__init__(source, activation_checkpointing)
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -121,160 +98,22 @@ class CausalLMModule(LightningModule):
         self.scheduler_factory = lr_scheduler
         self.monitor = monitor
         self.test_base = test_base
-        self.add_tokens = add_tokens
-        self.adapters: dict[str, Adapter] = {}
         #: What the last test or prediction answered.
         self.answers: Answers | None = None
         #: Records of an interrupted test, by set and row: those rows are not answered again.
         self.known_answers: dict[str, dict[int, Record]] = {}
-        #: Saved adapters whose values the injected ones begin with, if there are any.
-        self.initial: SavedAdapters | None = None
         self.val_accuracy = AnswerAccuracy()
-        #: The configuration of the command that trains, if there is one; it travels in the checkpoints.
-        self.recorded_config: dict[str, Any] | None = None
-        self._config: PretrainedConfig | None = None
-        self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._fingerprint: dict[str, Any] | None = None
 
-    # ---- the base and its adapters
-
-    @property
-    def config(self) -> PretrainedConfig:
-        """The base's configuration, read on first use and without its weights."""
-        if self._config is None:
-            self._config = load_config(self.base, self.revision, self.trust_remote_code)
-        return self._config
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The base's tokenizer, read on first use and without its weights."""
-        if self._tokenizer is None:
-            tokenizer = load_tokenizer(self.base, self.revision, self.trust_remote_code)
-            self._tokenizer = add_tokens(tokenizer, self.add_tokens or [])
-        return self._tokenizer
-
-    def build_base(self) -> PreTrainedModel:
-        """The frozen base as ``self.model``: loaded the first time, the same object ever after."""
-        if "model" not in self._modules:
-            if self._strategy.divides_base and (self.quantization or getattr(self.config, "quantization_config", None)):
-                raise UserError("A quantised base cannot be sharded: train it with --trainer.strategy ddp.")
-            self.model = self._strategy.build_base(self._load, self._skeleton)
-            if self.add_tokens:
-                # The base is known by what it was before it grew.
-                self._fingerprint = fingerprint(self.model)
-                grow_embeddings(self.model, len(self.tokenizer))
-            if self.initial is not None:
-                self.initial.make_room(self.model)
-        return self.model
-
-    def _load(self) -> PreTrainedModel:
-        return load_base(
-            self.base,
-            self.revision,
-            self.dtype_of_base,
-            self.attn_implementation,
-            self.trust_remote_code,
-            self.random_init,
-            quantization=self.quantization,
-            device=trainer.strategy.root_device if (trainer := trainer_of(self)) else None,
-        )
-
-    def _skeleton(self) -> PreTrainedModel:
-        return meta_model(self.config, self.trust_remote_code, self.attn_implementation)
-
-    @property
-    def virtual_tokens(self) -> int:
-        """Positions of the base's context that the adapters take, those included that are still to be injected."""
-        coming = [c for c in getattr(trainer_of(self), "callbacks", ()) if isinstance(c, Adapter)]
-        adapters = {adapter.name: adapter for adapter in (*coming, *self.adapters.values())}
-        return sum(adapter.virtual_tokens for adapter in adapters.values())
+    def setup(self, stage: str) -> None:
+        """Build the base with its adapters, and tell the data module about it."""
+        super().setup(stage)
+        if isinstance(data := getattr(trainer_of(self), "datamodule", None), ReasoningDataModule):
+            self.connect(data)
 
     @property
     def takes_one_packed_sequence(self) -> bool:
         """Whether packed rows have to lie in one sequence: flash attention sees the ends of rows in no larger batch."""
         return "flash" in str(self.model.config._attn_implementation)
-
-    @property
-    def _strategy(self) -> StrategyTraits:
-        return traits_of(getattr(trainer_of(self), "strategy", None))
-
-    def configure_model(self) -> None:
-        """Shard the base and the adapters in it, where the strategy does that; Lightning calls this after ``setup``."""
-        if self._strategy.divides_base:
-            # A sharded base can no longer be sampled.
-            self._fingerprint = self.trainer.strategy.broadcast(self.base_fingerprint())
-            self._strategy.shard(self.model)
-
-    def add_adapter(self, adapter: Adapter) -> None:
-        """Inject ``adapter`` into the base; an adapter that is there already stays as it is.
-
-        Raises:
-            UserError: another adapter has its name.
-        """
-        known = self.adapters.get(adapter.name)
-        if known is not None and known.init_args() != adapter.init_args():
-            raise UserError(f"Two adapters are named '{adapter.name}': give each its own --adapter.name.")
-        self.adapters[adapter.name] = adapter
-        adapter.attach_to(self.build_base(), seed=None if self._strategy.receives_values else _seed())
-
-    def setup(self, stage: str) -> None:
-        """Build the base for runs without an adapter, fill in saved adapters, and refuse to train nothing."""
-        if (trainer := trainer_of(self)) and type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-        self.build_base()
-        if self.initial is not None:
-            if not self._strategy.receives_values:
-                self.initial.check(self.model)
-                self.initial.fill(self.model)
-            self.initial = None
-        if stage == "fit" and not self.adapter_parameters():
-            raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
-        if stage == "fit" and self.activation_checkpointing:
-            self._checkpoint_activations()
-        if isinstance(data := getattr(trainer_of(self), "datamodule", None), ReasoningDataModule):
-            self.connect(data)
-
-    @property
-    def hparams_initial(self) -> AttributeDict:
-        """What a module of one's own hands to loggers by ``save_hyperparameters``, without secrets."""
-        return masked_values(super().hparams_initial)
-
-    def _checkpoint_activations(self) -> None:
-        """Let the decoder layers recompute their activations; in evaluation mode they do nothing of the kind.
-
-        Raises:
-            UserError: transformers cannot do this for the model.
-        """
-        if not self.model.supports_gradient_checkpointing:
-            raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
-        # The reentrant kind would need an input that requires a gradient, which a frozen embedding does not give.
-        # transformers has given it a new name; the old one goes with version 6.
-        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
-        enable({"use_reentrant": False})
-
-    def adapter_parameters(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that all adapters declare, by their path in this module."""
-        return {
-            f"model.{name}": parameter
-            for adapter in self.adapters.values()
-            for name, parameter in adapter.adapter_parameters(self.model).items()
-        }
-
-    def adapter_state(self) -> dict[str, Tensor]:
-        """What all adapters save, by its path in this module: the parameters, and what goes with them."""
-        return {
-            f"model.{name}": value
-            for adapter in self.adapters.values()
-            for name, value in adapter.adapter_state(self.model).items()
-        }
-
-    @contextmanager
-    def base_alone(self) -> Iterator[None]:
-        """Within it the model is the base: every adapter is switched off."""
-        with ExitStack() as stack:
-            for adapter in self.adapters.values():
-                stack.enter_context(adapter.disabled(self.model))
-            yield
 
     # ---- loss
 
@@ -412,11 +251,6 @@ class CausalLMModule(LightningModule):
         return self.answers.records if self.answers else {}
 
     @property
-    def computes_on(self) -> torch.device:
-        """Where the model computes; offloaded parameters lie elsewhere."""
-        return trainer.strategy.root_device if (trainer := trainer_of(self)) else self.model.device
-
-    @property
     def _data(self) -> ReasoningDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
@@ -429,7 +263,7 @@ class CausalLMModule(LightningModule):
         return Evaluator(self.engine(self._data.eval_batch_size), asking=self._data.asking)
 
     def _check_logits(self) -> None:
-        check_logits(self.model, self.computes_on, self.logits, lambda work: as_forward(self.model, work))
+        head.check_logits(self.model, self.computes_on, self.logits, lambda work: as_forward(self.model, work))
 
     def _check_scoring(self) -> None:
         """Options are scored by logits that this module computes itself; generation takes the model's own."""
@@ -503,91 +337,16 @@ class CausalLMModule(LightningModule):
             scheduler = LambdaLR(optimizer, LinearWarmup(warmup, total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    # ---- checkpoints
 
-    @property
-    def strict_loading(self) -> bool:
-        """A checkpoint holds no base, so it can never match every key; ``on_load_checkpoint`` is stricter."""
-        return False
+class LinearWarmup:
+    """The factor on the learning rate: up to 1 in ``warmup`` steps, then linearly down to 0 at ``total``."""
 
-    @strict_loading.setter
-    def strict_loading(self, value: bool) -> None:
-        pass
+    def __init__(self, warmup: int, total: int) -> None:
+        self.warmup = warmup
+        self.total = total
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
-        """The adapters' parameters, and whatever a subclass holds outside the base."""
-        full = super().state_dict(*args, **kwargs)
-        prefix = kwargs.get("prefix", "")
-        keep = {f"{prefix}{name}" for name in self.adapter_state()} if "model" in self._modules else set()
-        for key in [key for key in full if key.startswith(f"{prefix}model.") and key not in keep]:
-            del full[key]
-        return full
-
-    def base_fingerprint(self) -> dict[str, Any]:
-        """The base's fingerprint; computed once, since the base never changes."""
-        if self._fingerprint is None:
-            self._fingerprint = fingerprint(self.build_base())
-        return self._fingerprint
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to build the adapters again and to know the base."""
-        checkpoint["adapters_pl"] = {
-            "format": FORMAT,
-            "base": {
-                "id": self.base,
-                "revision": self.revision,
-                "fingerprint": self.base_fingerprint(),
-                "quantization": self.quantization,
-            },
-            "add_tokens": self.add_tokens,
-            "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
-            "config": self.recorded_config,
-        }
-        mask_checkpoint(checkpoint)  # Lightning calls this last: what callbacks and hyperparameters say is in it
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another base or of other adapters, instead of scoring the bare base.
-
-        Raises:
-            UserError: this is no checkpoint of ours, or its base, adapters or shapes differ from this run's.
-        """
-        ours = checkpoint.get("adapters_pl")
-        if not ours:
-            raise UserError("This checkpoint was not written by adapters-pl: it does not say which adapter it holds.")
-        check_checkpoint(ours, checkpoint.get("state_dict"), "This checkpoint")
-        if not same_base(ours["base"]["fingerprint"], self.base_fingerprint()):
-            raise UserError(
-                f"This checkpoint belongs to another base: it was trained on '{ours['base']['id']}', "
-                f"this run has '{self.base}'. Pass --model.base with the base of the checkpoint."
-            )
-        here = {name: tuple(p.shape) for name, p in self.adapter_state().items()}
-        there = {
-            name: tuple(value.shape) for name, value in checkpoint["state_dict"].items() if name.startswith("model.")
-        }
-        kinds = {name: value.is_floating_point() for name, value in self.adapter_state().items()}
-        for name, value in checkpoint["state_dict"].items():
-            # What a subclass holds outside the base may be whole numbers.
-            if value.is_floating_point() != kinds.get(name, value.is_floating_point()) or not value.isfinite().all():
-                where = getattr(trainer_of(self), "ckpt_path", "This checkpoint")
-                raise UserError(f"{where}: {name} holds values that are no finite numbers; take another checkpoint.")
-        if here != there:
-            trained = ", ".join(sorted(_names(ours["adapters"]))) or "none"
-            mine = ", ".join(sorted(_names([describe_adapter(a) for a in self.adapters.values()]))) or "none"
-            raise UserError(
-                f"This checkpoint's adapter differs from the configured one: it holds {trained}, "
-                f"this run has {mine}. Leave --adapter out to rebuild the checkpoint's own."
-            )
-
-
-def _names(adapters: Sequence[dict[str, Any]]) -> list[str]:
-    return [
-        f"{adapter['class_path'].rsplit('.', 1)[-1]}("
-        + ", ".join(f"{key}={value}" for key, value in adapter["init_args"].items() if value is not None)
-        + ")"
-        for adapter in adapters
-    ]
-
-
-def _seed() -> int:
-    """The seed that Lightning's ``seed_everything`` left for everything that draws numbers later."""
-    return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+    def __call__(self, step: int) -> float:
+        """The factor at ``step``; the first step of a warm-up already moves."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        return max(0.0, (self.total - step) / max(1, self.total - self.warmup))

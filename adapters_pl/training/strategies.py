@@ -28,7 +28,7 @@ from adapters_pl.compat import dcp as sharded_checkpoint
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.names import loaded, public_name
 from adapters_pl.models.discovery import architecture_of
-from adapters_pl.training.checkpoint_io import keeping_failure
+from adapters_pl.training.checkpoint import keeping_failure
 
 T = TypeVar("T")
 

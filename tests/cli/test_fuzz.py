@@ -38,7 +38,8 @@ from adapters_pl.data.files import FIELDS, read_rows
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.untrusted import is_plain, load_config_file
 from adapters_pl.models.base import load_base, load_config, load_tokenizer, meta_model
-from adapters_pl.training.checkpoint import base_of, build_adapter, load_adapter, read_checkpoint, save_adapter
+from adapters_pl.training.adapter_files import base_of, load_adapter, save_adapter
+from adapters_pl.training.checkpoint import build_adapter, read_checkpoint
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.helpers import hostile_inputs
 from tests.helpers.hostile_cases import RESUME, fit

@@ -299,7 +299,7 @@ def test_help_lists_the_options_of_fit(here, capsys):
 
 
 def test_a_fault_of_ours_is_told_from_an_error_of_the_users(here, capsys, monkeypatch):
-    monkeypatch.setattr("adapters_pl.cli.plan.meta_model", lambda *given: 1 / 0)
+    monkeypatch.setattr("adapters_pl.training.adapted.meta_model", lambda *given: 1 / 0)
     assert main(["plan", "--adapter", "LoRA"]) == 2
     assert "internal error: ZeroDivisionError" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):

@@ -252,7 +252,7 @@ def test_what_would_do_nothing_or_means_nothing_is_refused_before_the_base_is_lo
     fit, monkeypatch, capsys, arguments, message
 ):
     monkeypatch.setattr(
-        "adapters_pl.training.module.load_base", lambda *_args, **_more: pytest.fail("the base was loaded")
+        "adapters_pl.training.adapted.load_base", lambda *_args, **_more: pytest.fail("the base was loaded")
     )
     assert fit(*arguments) == 1
     assert message in capsys.readouterr().err
@@ -551,7 +551,7 @@ def test_bad_data_is_refused_before_the_base_is_loaded(fit, capsys, monkeypatch,
     def never(*args, **kwargs):
         raise AssertionError("the base was loaded")
 
-    monkeypatch.setattr("adapters_pl.training.module.load_base", never)
+    monkeypatch.setattr("adapters_pl.training.adapted.load_base", never)
     path = write("bad.json", content)
     assert fit("--adapter", "LoRA", "--data.val_size", "0", data=path) == 1
     err = capsys.readouterr().err
@@ -607,7 +607,7 @@ def test_a_key_of_another_class_says_whose_it_is(fit, capsys):
     ],
 )
 def test_a_wrong_argument_is_one_clear_error_and_loads_nothing(fit, capsys, monkeypatch, arguments, message):
-    monkeypatch.setattr("adapters_pl.training.module.load_base", None)
+    monkeypatch.setattr("adapters_pl.training.adapted.load_base", None)
     assert fit(*arguments) == 1
     err = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(err) == 1

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch import Callback
 
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.training import checkpoint_io
+from adapters_pl.training import checkpoint
 from tests.helpers import kill_resume
 from tests.helpers.kill_resume import fork, load, train
 
@@ -118,9 +118,9 @@ def main() -> None:
         folder = Path(name)
         kill_resume.prepare(folder)
         found = {"nan": run(folder, "nan", 2, lambda rank, rows: (Spoil(rows),) if rank == 1 else (), every=1)}
-        checkpoint_io.torch = FullLater()
+        checkpoint.torch = FullLater()
         found["full"] = run(folder, "full", 2, nothing, every=1)
-        checkpoint_io.torch = torch
+        checkpoint.torch = torch
         # Whole steps: eight rows on two processes, four on one.
         found["stopped"] = run(folder, "fewer", 2, stop(3), every=100)
         found["fewer"] = run(folder, "fewer", 1, nothing)

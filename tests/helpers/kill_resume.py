@@ -36,7 +36,7 @@ from adapters_pl import CausalLMModule, InstructionJSON, LoRA
 from adapters_pl.cli import main as cli
 from adapters_pl.cli import training as lightning_cli
 from adapters_pl.runs.run import Run
-from adapters_pl.training import callbacks, checkpoint_io
+from adapters_pl.training import callbacks, checkpoint
 from adapters_pl.training.metrics_file import MetricsFile
 from adapters_pl.training.strategies import strategy_named
 from tests.conftest import tiny_model, tiny_tokenizer
@@ -223,7 +223,7 @@ def start(kind: Kind, folder: Path, run: Path, halt: int | None = None) -> Proce
 
     def job(rank: int, pipe: int) -> int:
         report = Report(pipe, halt) if rank == 0 else Report(os.open(os.devnull, os.O_WRONLY))
-        checkpoint_io.torch = Half(report)
+        checkpoint.torch = Half(report)
         if kind.cli:
             return by_command_line(folder, run, report)
         strategy = {"strategy": strategy_named(kind.strategy), "devices": kind.processes}

@@ -28,7 +28,7 @@ from adapters_pl.inputs import masking
 from adapters_pl.inputs.masking import begin, masked, masked_parts, masked_url, masked_values, masked_words, remember
 from adapters_pl.inputs.untrusted import read_json
 from adapters_pl.runs import run as runs
-from adapters_pl.training.checkpoint import save_adapter
+from adapters_pl.training.adapter_files import save_adapter
 from tests.conftest import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,7 +15,7 @@ def gradients(base, method, checkpointing):
     """Gradients of one batch in training mode, and how often the last layer's first projection was computed."""
     module = CausalLMModule(activation_checkpointing=checkpointing)
     module.model = tiny_model(base)
-    module._config = module.model.config
+    module.source.config = module.model.config
     module.add_adapter(METHODS[method]())
     module.setup("fit")
     torch.manual_seed(1)

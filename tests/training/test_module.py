@@ -26,7 +26,7 @@ def attached(name="llama", world=1, accumulate=1):
 
     module = CausalLMModule("unused")
     module.model = tiny_model(name)
-    module._config = module.model.config
+    module.source.config = module.model.config
     module._trainer = SimpleNamespace(world_size=world, accumulate_grad_batches=accumulate)
     return module
 

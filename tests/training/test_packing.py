@@ -55,7 +55,7 @@ def test_every_token_of_every_row_is_there_once_and_in_order(lengths, size):
 def test_loss_and_gradients_are_those_of_the_rows_apart(base, make):
     module = CausalLMModule()
     module.model = tiny_model(base)
-    module._config = module.model.config
+    module.source.config = module.model.config
     module.add_adapter(make())
     for parameter in module.adapter_parameters().values():
         torch.nn.init.normal_(parameter, std=0.1)
@@ -123,7 +123,7 @@ def flash():
     AttentionMaskInterface.register("stand_in", lambda *args, **kwargs: None)
     module = CausalLMModule()
     module.model = tiny_model("llama")
-    module._config = module.model.config
+    module.source.config = module.model.config
     module.model.set_attn_implementation("stand_in")
     return module
 

@@ -87,7 +87,7 @@ class Setup:
             tokens=min(longest, context_length(module.config) or longest),
             dtype=_base_dtype(module),
             precision=str(trainer.get("precision") or cls.precision),
-            quantization=module.quantization or quantisation_of(module.config),
+            quantization=module.source.quantization or quantisation_of(module.config),
             activation_checkpointing=module.activation_checkpointing,
             accumulate=trainer.get("accumulate_grad_batches") or 1,
             accelerator=accelerator,
@@ -110,7 +110,7 @@ class Setup:
 
 def _base_dtype(module: CausalLMModule) -> torch.dtype:
     """What the base's weights are held in; under ``auto`` what its configuration says."""
-    return _stored_dtype(module) if module.dtype_of_base == "auto" else getattr(torch, module.dtype_of_base)
+    return _stored_dtype(module) if module.source.dtype == "auto" else getattr(torch, module.source.dtype)
 
 
 def _stored_dtype(module: CausalLMModule) -> torch.dtype:
@@ -198,7 +198,7 @@ class MemoryModel:
             gathered = outside + 3 * layer
             each[0] += gathered
             kept += setup.devices * gathered if setup.on_host else 0
-        mapped = setup.dtype == _stored_dtype(self.module) and not self.module.random_init
+        mapped = setup.dtype == _stored_dtype(self.module) and not self.module.source.random_init
         # Under FSDP one process reads the base and hands the others their parts.
         loading = 0 if mapped else base if setup.division == "fsdp" else base * setup.devices
         return Estimate(each[0], each[1], each[2], each[3], activations=0, host=max(kept, loading))

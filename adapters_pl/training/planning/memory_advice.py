@@ -162,7 +162,7 @@ def _bfloat16(setup: Setup) -> Iterator[tuple[str, Setup]]:
 
 
 def _quantising(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
-    if setup.quantization is None and setup.division != "fsdp" and not model.module.random_init:
+    if setup.quantization is None and setup.division != "fsdp" and not model.module.source.random_init:
         yield "--model.quantization 8bit", replace(setup, quantization="8bit")
         yield "--model.quantization 4bit", replace(setup, quantization="4bit")
 

@@ -33,7 +33,7 @@ def llama():
 def tiny(adapter, name="llama", **changes):
     """A tiny base with an adapter."""
     module = CausalLMModule()
-    module._config = tiny_config(name, **changes)
+    module.source.config = tiny_config(name, **changes)
     with torch.device("meta"):
         skeleton = tiny_model(name, **changes)
     adapter.attach_to(skeleton, seed=None)
@@ -247,10 +247,10 @@ def test_a_configuration_says_what_the_memory_depends_on():
 @pytest.mark.parametrize("stored", [torch.float16, "bfloat16", None])
 def test_the_dtype_is_what_the_weights_are_stored_in_unless_another_is_asked_for(stored):
     module = CausalLMModule()
-    module._config = tiny_config("llama", dtype=stored)
+    module.source.config = tiny_config("llama", dtype=stored)
     expected = {"bfloat16": torch.bfloat16, None: torch.float32}.get(stored, stored)
     assert Setup.of(module, trainer(), {}).dtype == expected
-    module.dtype_of_base = "bfloat16"
+    module.source.dtype = "bfloat16"
     assert Setup.of(module, trainer(), {}).dtype == torch.bfloat16
 
 

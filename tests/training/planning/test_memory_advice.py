@@ -306,7 +306,7 @@ def test_an_estimate_that_fails_does_not_stop_the_training(fit, capsys, monkeypa
 
 def test_a_tiny_base_in_its_real_memory_fits():
     module = CausalLMModule()
-    module._config = tiny_config("llama")
+    module.source.config = tiny_config("llama")
     adapter = LoRA(rank=4)
     with torch.device("meta"):
         skeleton = tiny_model("llama")

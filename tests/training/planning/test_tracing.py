@@ -75,7 +75,7 @@ def both(name, adapter, attention="eager", checkpointing=False, dtype=torch.floa
             model.set_attn_implementation("sdpa")
         adapter.attach_to(model, seed=0 if model is real else None)
     module = CausalLMModule()
-    module._config = tiny_config(name)
+    module.source.config = tiny_config(name)
     module.model = real.train()
     if checkpointing:
         real.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
