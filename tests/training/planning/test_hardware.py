@@ -8,8 +8,8 @@ import pytest
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from adapters_pl import CausalLMModule
 from adapters_pl.cli.main import main
+from adapters_pl.training.adapted import BaseSource
 from adapters_pl.training.planning import hardware
 from adapters_pl.training.planning.hardware import PROCESS, device_count, free_host_memory, free_memory
 
@@ -97,7 +97,7 @@ def test_a_gpus_memory_is_cudas(monkeypatch):
 def fit(tmp_path, monkeypatch, make_base, rows_file):
     """A training that must end before the base's weights are read."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(CausalLMModule, "_load", lambda module: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(BaseSource, "load", lambda source, device: pytest.fail("weights were loaded"))
     given = ["--model.base", str(make_base()), "--data", "InstructionJSON", "--data.path", str(rows_file)]
     return lambda *arguments: main(["fit", "--adapter", "LoRA", *given, *arguments])
 

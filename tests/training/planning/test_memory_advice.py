@@ -10,6 +10,7 @@ import torch
 from adapters_pl import CausalLMModule, LoRA, UserError
 from adapters_pl.cli.main import main
 from adapters_pl.inputs.errors import out_of_memory
+from adapters_pl.training.adapted import BaseSource
 from adapters_pl.training.planning.memory import Estimate, MemoryModel, Setup
 from adapters_pl.training.planning.memory_advice import Forecast, amount, easier
 from tests.conftest import tiny_config, tiny_model
@@ -203,7 +204,7 @@ def fit(tmp_path, monkeypatch, make_base, rows_file):
 def test_fit_says_what_it_needs_before_it_loads_weights(fit, capsys, monkeypatch):
     printed = []
     monkeypatch.setattr(
-        CausalLMModule, "_load", lambda module: printed.append(capsys.readouterr().out) or tiny_model("llama")
+        BaseSource, "load", lambda source, device: printed.append(capsys.readouterr().out) or tiny_model("llama")
     )
     fit()
     assert "memory: about " in printed[0]
@@ -214,7 +215,7 @@ def test_fit_refuses_a_base_that_is_too_big_before_it_loads_weights(fit, capsys,
     monkeypatch.setattr(
         "adapters_pl.training.planning.memory_advice.free_memory", lambda accelerator, processes: 100_000
     )
-    monkeypatch.setattr(CausalLMModule, "_load", lambda module: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(BaseSource, "load", lambda source, device: pytest.fail("weights were loaded"))
     assert fit("--data.batch_size", "2") == 1
     out, error = capsys.readouterr()
     assert "; does not fit" in out
