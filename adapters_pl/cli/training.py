@@ -40,8 +40,8 @@ from adapters_pl.inputs.masking import masked, masked_values
 from adapters_pl.inputs.names import with_public_names
 from adapters_pl.models.base import EMBEDDED, grow_embeddings
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
+from adapters_pl.training.adapter_files import SavedAdapters
 from adapters_pl.training.callbacks import Progress, RunRecorder, checkpoint_callbacks
-from adapters_pl.training.checkpoint import SavedAdapters
 from adapters_pl.training.metrics_file import MetricsFile
 from adapters_pl.training.planning.hardware import refuse_missing
 from adapters_pl.training.planning.memory import MemoryModel, Setup
