@@ -77,6 +77,16 @@ class BaseSource:
         return meta_model(self.config, self.trust_remote_code, self.attn_implementation)
 
 
+def compute_activations_again(model: PreTrainedModel, again: bool = True) -> None:
+    """Let the decoder layers compute their activations again in the backward pass of training, or keep them."""
+    # The reentrant kind would need an input that requires a gradient, which a frozen embedding does not give.
+    settings = ({"use_reentrant": False},) if again else ()
+    # transformers has given both new names; the old ones go with version 6.
+    name = "checkpointing_enable" if again else "checkpointing_disable"
+    switch = getattr(model, f"activation_{name}", None) or getattr(model, f"gradient_{name}")
+    switch(*settings)
+
+
 class AdaptedBase(LightningModule):
     """A frozen base that adapters inject themselves into.
 
@@ -175,20 +185,9 @@ class AdaptedBase(LightningModule):
         if stage == "fit" and not self.adapter_parameters():
             raise UserError("Nothing to train: the base is frozen and there is no adapter. Pass --adapter LoRA.")
         if stage == "fit" and self.activation_checkpointing:
-            self._checkpoint_activations()
-
-    def _checkpoint_activations(self) -> None:
-        """Let the decoder layers recompute their activations; in evaluation mode they do nothing of the kind.
-
-        Raises:
-            UserError: transformers cannot do this for the model.
-        """
-        if not self.model.supports_gradient_checkpointing:
-            raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
-        # The reentrant kind would need an input that requires a gradient, which a frozen embedding does not give.
-        # transformers has given it a new name; the old one goes with version 6.
-        enable = getattr(self.model, "activation_checkpointing_enable", self.model.gradient_checkpointing_enable)
-        enable({"use_reentrant": False})
+            if not self.model.supports_gradient_checkpointing:
+                raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
+            compute_activations_again(self.model)
 
     def configure_model(self) -> None:
         """Shard the base and the adapters in it, where the strategy does that; Lightning calls this after ``setup``."""

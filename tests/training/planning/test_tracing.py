@@ -12,7 +12,6 @@ from torch.profiler import ProfilerActivity, profile
 from adapters_pl import IA3, CausalLMModule, LoRA, PrefixTuning, PromptTuning, SeriesAdapter
 from adapters_pl.adapters import dropout
 from adapters_pl.training.planning.tracing import (
-    LiveBytes,
     Step,
     generation_peak,
     optimizer_bytes,
@@ -236,24 +235,6 @@ def test_a_step_that_fails_leaves_everything_as_it_was():
     assert nn.functional.linear is linear
     assert not skeleton.training
     assert not skeleton.is_gradient_checkpointing
-
-
-def test_bytes_live_as_long_as_their_storage():
-    given = torch.zeros(8)
-    live = LiveBytes()
-    live.ignore([given])
-    with live:
-        assert (given[2:], live.now)[1] == 0
-        first = given + 1
-        view = first.view(2, 4)
-        first.mul_(2)
-        assert (live.now, live.peak) == (32, 32)
-        second = torch.cat([first, first])
-        assert live.now == 96
-        del first, second
-        assert live.now == 32
-        del view
-    assert (live.now, live.peak) == (0, 96)
 
 
 @pytest.mark.parametrize(
