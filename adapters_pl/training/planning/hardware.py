@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,10 +40,8 @@ def device_count(accelerator: Any, devices: Any) -> tuple[str, int]:
     import torch
 
     gpus = torch.cuda.device_count()
-    kind = str(accelerator or "auto")
-    if kind == "auto":
-        kind = "cuda" if gpus else "cpu"
-    kind = "cuda" if kind == "gpu" else kind
+    kinds = {"auto": "cuda" if gpus else "cpu", "gpu": "cuda"}
+    kind = kinds.get(str(accelerator or "auto"), str(accelerator))
     every = max(1, gpus) if kind == "cuda" else 1
     words = str(devices if devices is not None else "auto").strip("[] ")
     if words in ("auto", "-1"):
@@ -73,13 +72,11 @@ def free_host_memory() -> int | None:
     except (OSError, ValueError, AttributeError):
         return None
     for folder, limit, used in _CGROUPS:
-        try:
+        with _limited():
             # Files that were read count as used until the memory is wanted for something else.
             cached = re.search(r"^(?:total_)?inactive_file (\d+)$", (folder / "memory.stat").read_text(), re.MULTILINE)
             taken = int((folder / used).read_text()) - (int(cached[1]) if cached else 0)
             free = min(free, int((folder / limit).read_text()) - taken)
-        except (OSError, ValueError):  # no such group, or no limit ("max")
-            continue
     return max(0, free)
 
 
@@ -90,10 +87,8 @@ def total_host_memory() -> int | None:
     except (OSError, ValueError, AttributeError):
         return None
     for folder, limit, _ in _CGROUPS:
-        try:
+        with _limited():
             total = min(total, int((folder / limit).read_text()))
-        except (OSError, ValueError):  # no such group, or no limit ("max")
-            continue
     return total
 
 
@@ -101,13 +96,16 @@ def usable_cores() -> float:
     """CPU cores that this process may use: those it is bound to, or what the container's limit comes to if less."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     for files in _CPU_CGROUPS:
-        try:
-            quota, period = " ".join(path.read_text() for path in files).split()
-            if int(quota) > 0:  # -1 is no limit
-                cores = min(cores, int(quota) / int(period))
-        except (OSError, ValueError):  # no such group, or no limit ("max")
-            continue
+        with _limited():
+            quota, period = (int(word) for path in files for word in path.read_text().split())
+            if quota > 0:  # -1 is no limit
+                cores = min(cores, quota / period)
     return cores
+
+
+def _limited() -> AbstractContextManager[None]:
+    """Within it the files of a control group are read: there may be no such group, or no limit ("max")."""
+    return suppress(OSError, ValueError)
 
 
 def refuse_missing(trainer: Trainer, precision: Any, attention: str | None) -> None:

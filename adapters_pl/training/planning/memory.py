@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +25,8 @@ from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.planning.hardware import device_count
 from adapters_pl.training.planning.tracing import Step, generation_peak, optimizer_bytes, training_peak, validation_peak
 from adapters_pl.training.strategies import Division, division_of
+
+T = TypeVar("T")
 
 #: Lightning's precisions that change what everything is held in, and those that change what is computed in.
 HELD = {"16-true": torch.float16, "bf16-true": torch.bfloat16, "64-true": torch.float64, "64": torch.float64}
@@ -85,7 +87,7 @@ class Setup:
             eval_new_tokens=(data.get("max_new_tokens") or max(NEW_TOKENS.values())) if answers else 0,
             eval_beams=protocol.beams,
             tokens=min(longest, context_length(module.config) or longest),
-            dtype=_base_dtype(module),
+            dtype=_stored_dtype(module) if module.source.dtype == "auto" else getattr(torch, module.source.dtype),
             precision=str(trainer.get("precision") or cls.precision),
             quantization=module.source.quantization or quantisation_of(module.config),
             activation_checkpointing=module.activation_checkpointing,
@@ -106,11 +108,6 @@ class Setup:
     def on_host(self) -> bool:
         """Whether the devices' memory is the host's."""
         return self.accelerator != "cuda"
-
-
-def _base_dtype(module: CausalLMModule) -> torch.dtype:
-    """What the base's weights are held in; under ``auto`` what its configuration says."""
-    return _stored_dtype(module) if module.source.dtype == "auto" else getattr(torch, module.source.dtype)
 
 
 def _stored_dtype(module: CausalLMModule) -> torch.dtype:
@@ -170,7 +167,7 @@ class MemoryModel:
         self.module = module
         self.skeleton = skeleton
         self.adapters = adapters
-        self._traced: dict[tuple[Any, ...], int] = {}
+        self._traced: dict[tuple[Any, ...], Any] = {}
 
     def estimate(self, setup: Setup) -> Estimate:
         """What training under ``setup`` takes."""
@@ -254,8 +251,8 @@ class MemoryModel:
 
         An optimizer that runs on its own device alone (bitsandbytes') is taken for AdamW.
         """
-        key = ("optimizer", _own_dtype(setup), setup.on_host)
-        if key not in self._traced:
+
+        def traced() -> tuple[int, int]:
             groups = [
                 {**group, "params": [nn.Parameter(p.to("meta", _own_dtype(setup))) for p in group["params"]]}
                 for group in self._groups
@@ -266,11 +263,17 @@ class MemoryModel:
                     # What torch chooses on CUDA for all parameters at once.
                     if group.get("foreach", False) is None and not group.get("fused"):
                         group["foreach"] = True
-                found = optimizer_bytes(optimizer)
+                return optimizer_bytes(optimizer)
             except Exception:
-                found = optimizer_bytes(AdamW(groups))
-            self._traced[key], self._traced["beside", *key] = found
-        return self._traced[key], self._traced["beside", *key]
+                return optimizer_bytes(AdamW(groups))
+
+        return self._once(("optimizer", _own_dtype(setup), setup.on_host), traced)
+
+    def _once(self, key: tuple[Any, ...], trace: Callable[[], T]) -> T:
+        """What ``trace`` gives; where it was asked for by the same ``key`` before, what it gave then."""
+        if key not in self._traced:
+            self._traced[key] = trace()
+        return self._traced[key]
 
     def _activations(self, setup: Setup) -> int:
         """The most that is alive beside base, adapter, gradients and optimizer at any moment."""
@@ -287,22 +290,18 @@ class MemoryModel:
             accumulates=setup.accumulate > 1,
             cuda=not setup.on_host,
         )
-        asked = replace(step, rows=setup.eval_batch_size, checkpointing=False, accumulates=False)
-        if ("train", step) not in self._traced:
-            self._traced["train", step] = training_peak(self.module, self.skeleton, step) - self._trained(setup)
-        if ("validate", asked) not in self._traced:
-            peak = validation_peak(self.module, self.skeleton, asked) if asked.rows else 0
-            self._traced["validate", asked] = peak
-        written = replace(asked, rows=asked.rows * setup.eval_beams)
-        if (key := ("generate", written, setup.eval_new_tokens)) not in self._traced:
-            new = setup.eval_new_tokens
-            self._traced[key] = generation_peak(self.module, self.skeleton, written, new) if new else 0
+        answered = replace(step, rows=setup.eval_batch_size, checkpointing=False, accumulates=False)
+        written = replace(answered, rows=answered.rows * setup.eval_beams)
+        base, model, new = self.module, self.skeleton, setup.eval_new_tokens
         moments = [
-            self._traced["train", step],
-            self._traced["validate", asked],
-            self._traced[key],
+            self._once(("train", step), lambda: training_peak(base, model, step)) - self._trained(setup),
             self._optimizer(setup)[1],
         ]
+        if answered.rows:
+            moments.append(self._once(("validate", answered), lambda: validation_peak(base, model, answered)))
+        if new:
+            generated = self._once(("generate", written, new), lambda: generation_peak(base, model, written, new))
+            moments.append(generated)
         if setup.division == "fsdp":
             # The buffer in which everything outside the layers arrives is there until the first layer has arrived.
             outside, layer = self._units(setup)
