@@ -1,0 +1,90 @@
+"""What strategies declare, and who acts on it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, SingleDeviceStrategy
+
+from adapters_pl import CausalLMModule, UserError
+from adapters_pl.training.strategies import (
+    FullyShardedStrategy,
+    division_of,
+    gathered_answers,
+    strategy_named,
+    traits_of,
+)
+
+
+@pytest.mark.parametrize("strategy", [None, "ddp", SingleDeviceStrategy(torch.device("cpu")), DDPStrategy()])
+def test_a_strategy_that_declares_nothing_keeps_all_of_the_base_and_divides_the_rows(strategy):
+    traits = traits_of(strategy)
+    assert not any((traits.divides_base, traits.every_rank_answers_all, traits.receives_values))
+    assert traits.build_base(lambda: "loaded", lambda: "skeleton") == "loaded"
+
+
+def test_a_divided_base_answers_with_all_its_processes_and_is_read_by_the_first_alone(monkeypatch):
+    strategy = strategy_named("fsdp")
+    assert strategy.divides_base
+    assert strategy.every_rank_answers_all
+    for first in (True, False):
+        monkeypatch.setattr(FullyShardedStrategy, "is_global_zero", first)
+        assert strategy.receives_values != first
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """The first of two, of which the other has answered "theirs"."""
+
+    def gather(parts, value):
+        parts[:] = [value, "theirs"]
+
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
+
+
+def test_answers_are_gathered_where_rows_were_divided(two_processes):
+    assert gathered_answers(DDPStrategy(), "ours") == ["ours", "theirs"]
+    assert gathered_answers(FullyShardedStrategy(), "ours") == ["ours"]
+
+
+def test_one_process_has_all_answers():
+    assert gathered_answers(DDPStrategy(), "ours") == ["ours"]
+
+
+def test_a_quantised_base_is_not_divided(make_base):
+    module = CausalLMModule(str(make_base()), quantization="4bit")
+    module._trainer = SimpleNamespace(strategy=FullyShardedStrategy())
+    with pytest.raises(UserError, match="A quantised base cannot be sharded"):
+        module.build_base()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "division"),
+    [
+        ("auto", ("ddp", False)),
+        ("ddp", ("ddp", False)),
+        ("fsdp", ("fsdp", False)),
+        ("fsdp_cpu_offload", ("fsdp", True)),
+        (FullyShardedStrategy(cpu_offload=True), ("fsdp", False)),
+        (FSDPStrategy(), ("fsdp", False)),
+        (DDPStrategy(), ("ddp", False)),
+        (SimpleNamespace(class_path="adapters_pl.training.strategies.FullyShardedStrategy"), ("fsdp", False)),
+        (
+            SimpleNamespace(
+                class_path="adapters_pl.training.strategies.FullyShardedStrategy", init_args={"cpu_offload": True}
+            ),
+            ("fsdp", True),
+        ),
+    ],
+)
+def test_how_a_strategy_lays_the_base_over_devices(strategy, division):
+    assert division_of(strategy) == division
+
+
+def test_a_misspelt_strategy_offers_the_nearest():
+    with pytest.raises(UserError, match="there is none called 'fspd': did you mean 'fsdp'"):
+        strategy_named("fspd")
