@@ -17,6 +17,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
+from tests.helpers import warm
 from tests.helpers.processes import ENVIRONMENT
 
 ADDRESSES = ("10.231.7.1", "10.231.7.2")
@@ -63,9 +64,9 @@ def start(host, node, folder, *arguments, port):
         "LOCAL_RANK": "0",
         "GLOO_SOCKET_IFNAME": end,
     }
-    words = ["ip", "netns", "exec", name, sys.executable, "-m", "adapters_pl", *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(words, cwd=folder, env=environment, **pipes)
+    words = [sys.executable, "-m", "adapters_pl", *arguments]
+    return warm.Process(words, cwd=folder, env=environment, network=name, **pipes)
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def alone(tmp_path_factory, make_base, rows):
     """What one process makes of it."""
     folder = tmp_path_factory.mktemp("alone")
     words = command(make_base(), rows, [], "--data.batch_size", "4", "--trainer.max_epochs", "4")
-    done = subprocess.run([sys.executable, "-m", "adapters_pl", *words], cwd=folder, env=ENVIRONMENT, timeout=240)
+    done = warm.run([sys.executable, "-m", "adapters_pl", *words], cwd=folder, env=ENVIRONMENT, timeout=240)
     assert done.returncode == 0
     return state_of(folder)
 

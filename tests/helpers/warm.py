@@ -12,6 +12,7 @@ these starts a process by ``subprocess``.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import json
 import os
@@ -53,8 +54,9 @@ class Process:
         stdout: int | IO[Any] | None = None,
         stderr: int | IO[Any] | None = None,
         text: bool = False,
+        network: str | None = None,
     ) -> None:
-        """Start the child; ``words`` begin with ``sys.executable``."""
+        """Start the child; ``words`` begin with ``sys.executable``, ``network`` names the namespace that it is in."""
         assert words[0] == sys.executable, words
         self.args = [str(word) for word in words]
         self.returncode: int | None = None
@@ -74,6 +76,7 @@ class Process:
                 streams.append(given.fileno())
         environment = dict(os.environ if env is None else env)
         request = {"words": self.args[1:], "cwd": os.path.abspath(cwd or os.getcwd()), "env": environment}
+        request["network"] = network
         self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         way, log = _origin(os.getpid())
         with theirs:
@@ -88,6 +91,12 @@ class Process:
             log.seek(0)
             raise RuntimeError(log.read().decode())
         self.pid = int(begun)
+
+    def poll(self) -> int | None:
+        """The exit code, if the child has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
         """The exit code, as ``subprocess`` gives it."""
@@ -112,9 +121,10 @@ class Process:
         return found[0], found[1]
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless it is known that the child has ended."""
-        if self.returncode is None:
-            os.kill(self.pid, number)
+        """Send a signal, unless the child has ended."""
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End the child at once."""
@@ -214,6 +224,8 @@ def _become(request: dict[str, Any], libraries: list[str]) -> None:
     os.environ.clear()
     os.environ.update(request["env"])
     tempfile.tempdir = None
+    if request["network"]:
+        _enter(request["network"])
     sys.stdout.reconfigure(line_buffering=os.isatty(1))  # type: ignore[union-attr]
     named = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     kind, *words = request["words"]
@@ -236,6 +248,14 @@ def _become(request: dict[str, Any], libraries: list[str]) -> None:
         sys.stdout.flush()
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def _enter(network: str) -> None:
+    """As ``ip netns exec`` does."""
+    with open(f"/run/netns/{network}") as namespace:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.setns(namespace.fileno(), 0x40000000):  # CLONE_NEWNET
+            raise OSError(ctypes.get_errno(), f"the network {network} cannot be entered")
 
 
 def _main() -> None:
