@@ -124,6 +124,7 @@ COMMANDS: dict[str, Command] = {
     "test": Command("accuracy on the test sets, with the adapter and without", "cli.training:main"),
     "predict": Command("write answers for rows that need no gold answer", "cli.training:main"),
     "plan": Command("show what would be trained in a base, without its weights", "cli.plan:main"),
+    "bench": Command("measure a training step on this machine, beside the bare base and peft", "cli.bench:main"),
     "export": Command("write an adapter for other tools, or merged into its base", "cli.export:main", _export),
     "data": Command("list, fetch, verify and show the published datasets", "cli.data:main", _data),
     "compare": Command("test results of several runs, with their significance", "cli.compare:main", _compare),

@@ -48,6 +48,11 @@ OWN: dict[str, Key] = {
     "ckpt_path": Key("the checkpoint to start from: a file, a run's folder, last or best", "text"),
     "trust_checkpoint": Key("take over all that a checkpoint records, what can run code too (see SECURITY.md)", "flag"),
     "overwrite": Key("put this test in the place of an earlier one of the same set, whatever that was", "flag"),
+    "against": Key("measure peft with the Trainer of transformers too", "peft"),
+    "rounds": Key("turns of each arm", "int", 5),
+    "steps": Key("optimizer steps in a turn", "int", 5),
+    "scaling": Key("measure once for each value of a key: data.batch_size=2,4,8", "text"),
+    "json": Key("a file for all figures, those of single steps too", "text"),
     "seed_everything": Key("the seed of initial values, dropout and sampling", "int", 42),
     "trainer.max_epochs": Key("how often the training rows are gone through", "int", 3),
     "trainer.max_steps": Key("end after so many optimizer steps; -1: with the epochs", "int", -1),
@@ -110,6 +115,13 @@ KEYS: dict[str, tuple[str, ...]] = {
         *_ADAPTER,
         *("data.batch_size", "data.cutoff"),
         *("trainer.devices", "trainer.strategy"),
+    ),
+    "bench": (
+        "config",
+        *_MODEL,
+        *_ADAPTER,
+        *("data", "data.root", "data.path", "data.batch_size", "data.cutoff"),
+        *("trainer.accelerator", "against", "rounds", "steps", "scaling", "json"),
     ),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from adapters_pl.cli.command_line import TRUST, CommandLine
 from adapters_pl.cli.configuration import full_names
 from adapters_pl.cli.errors import worded
 from adapters_pl.cli.key_help import OWN
+from adapters_pl.cli.main import PROGRAM_ERROR
 from adapters_pl.cli.received import refuse_code
 from adapters_pl.compat.jsonargparse import HelpInWords, SectionHelp, refusal, under_headings
 from adapters_pl.data import ReasoningDataModule
-from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.runs.run import DEFAULT_ROOT
 from adapters_pl.training.module import CausalLMModule
 
@@ -96,7 +98,7 @@ class ConfiguredCLI(LightningCLI):
         parser.add_argument("--trainer.help", action=SectionHelp, help="Show the keys of the trainer and exit.")
         #: Keys of the command that the configuration of a run does not record.
         self.unrecorded = ["config", TRUST, "overwrite"]
-        method = "fit" if command == "plan" else command
+        method = "fit" if command in ("plan", "bench") else command
         self.unrecorded += parser.add_method_arguments(Trainer, method, skip=set(_OBJECTS))
         parser.add_argument(f"--{TRUST}", action="store_true", help=f"{OWN[TRUST].line}.")
         if command == "test":
@@ -143,6 +145,34 @@ class ConfiguredCLI(LightningCLI):
         """The configured adapters."""
         chosen = self.config_init.get("adapter")
         return chosen if isinstance(chosen, list) else [chosen] if chosen else []
+
+
+def refuse_saved_adapter(line: CommandLine, instead: str) -> None:
+    """Raise ``UserError`` where a command that begins anew is given a saved adapter; ``instead`` says what it does."""
+    for key in ("ckpt_path", "adapter_path", TRUST):
+        if line.has(key):
+            raise UserError(f"{line.command} takes no --{key}: {instead}; name its adapter with --adapter.")
+
+
+def attempt(command: Callable[[], int], debug: bool) -> int:
+    """Run a command that builds classes; returns its exit code.
+
+    Raises:
+        UserError: what it raised, or what a library has wrapped.
+    """
+    try:
+        return command()
+    except (UserError, OSError):
+        raise
+    except SystemExit as done:  # --help and --print_config end here
+        return int(done.code or 0)
+    except Exception as error:
+        if known := errors.user_error_behind(error):  # jsonargparse wraps what a constructor raises
+            raise known from error
+        if debug:
+            raise
+        print(f"internal error: {type(error).__name__}: {first_line(error)} (--debug prints more)", file=sys.stderr)
+        return PROGRAM_ERROR
 
 
 @rank_zero_only

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, ClassVar
 
 from jsonargparse import Namespace
 from rich.table import Table
@@ -16,12 +16,11 @@ from transformers.utils import logging as transformers_logging
 
 from adapters_pl.adapters import Adapter
 from adapters_pl.adapters.base import refuse_same_names
-from adapters_pl.cli.command_line import TRUST, CommandLine
+from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.configuration import find_own_modules
-from adapters_pl.cli.errors import user_error_behind
-from adapters_pl.cli.main import DONE, PROGRAM_ERROR
-from adapters_pl.cli.parser import ConfiguredCLI
-from adapters_pl.inputs.errors import UserError, first_line
+from adapters_pl.cli.main import DONE
+from adapters_pl.cli.parser import ConfiguredCLI, attempt, refuse_saved_adapter
+from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.models.placement import linear_sizes
 from adapters_pl.models.slots import base_modules, place_of
@@ -192,13 +191,15 @@ class PlanCLI(ConfiguredCLI):
     trainer stay mere configuration, so that what this machine has not can be planned as well.
     """
 
+    #: The sections that are built.
+    built: ClassVar[tuple[str, ...]] = ("model", "adapter")
+
     def _set_seed(self) -> None:
         """Nothing is drawn."""
 
     def instantiate_classes(self) -> None:
-        """Build the module, which loads nothing yet, and the adapters."""
-        chosen = Namespace(model=self.config.model, adapter=self.config.adapter)
-        self.config_init = self.parser.instantiate_classes(chosen)
+        """Build the module, which loads nothing yet, the adapters, and what else is in ``built``."""
+        self.config_init = self.parser.instantiate_classes(Namespace({key: self.config[key] for key in self.built}))
         for key in ("optimizer", "lr_scheduler"):
             self.config_init[key] = self.config.get(key)
         self.model = self.config_init.model
@@ -215,30 +216,20 @@ class PlanCLI(ConfiguredCLI):
 
 def main(line: CommandLine, debug: bool = False) -> int:
     """Print the plan of a configuration; nothing is written, and of the base only its configuration is read."""
+    return attempt(partial(_plan, line), debug)
+
+
+def _plan(line: CommandLine) -> int:
     transformers_logging.set_verbosity_error()
-    for key in ("ckpt_path", "adapter_path", TRUST):
-        if line.has(key):
-            raise UserError(f"plan takes no --{key}: it plans a new training; name its adapter with --adapter.")
+    refuse_saved_adapter(line, "it plans a new training")
     find_own_modules(line)
-    try:
-        cli = PlanCLI(line)
-        if not cli.adapters:
-            raise UserError("Nothing to plan: there is no adapter. Pass --adapter LoRA.")
-        model = cli.model.source.skeleton()
-        planned = plan(model, cli.adapters)
-        forecast = cli.forecast(model)
-        summary = forecast.line()
-    except UserError:
-        raise
-    except SystemExit as done:  # --help and --print_config end here
-        return int(done.code or 0)
-    except Exception as error:
-        if known := user_error_behind(error):  # jsonargparse wraps what a constructor raises
-            raise known from error
-        if debug:
-            raise
-        print(f"internal error: {type(error).__name__}: {first_line(error)} (--debug prints more)", file=sys.stderr)
-        return PROGRAM_ERROR
+    cli = PlanCLI(line)
+    if not cli.adapters:
+        raise UserError("Nothing to plan: there is no adapter. Pass --adapter LoRA.")
+    model = cli.model.source.skeleton()
+    planned = plan(model, cli.adapters)
+    forecast = cli.forecast(model)
+    summary = forecast.line()
     names = ", ".join(dict.fromkeys(row.adapter for row in planned.rows))
     print_table(plan_table(planned, f"{names} in {cli.model.base} ({type(model).__name__})"))
     print(f"trainable parameters: {planned.trainable:,}")

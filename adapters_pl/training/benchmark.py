@@ -12,7 +12,7 @@ import re
 import resource
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, redirect_stderr, redirect_stdout, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -66,8 +66,8 @@ class Job:
     @property
     def device(self) -> torch.device:
         """The one device that is measured."""
-        asked = self.trainer.get("accelerator") or "auto"
-        return torch.device("cuda" if asked in ("auto", "gpu", "cuda") and torch.cuda.is_available() else "cpu")
+        accelerator = self.trainer.get("accelerator") or "auto"
+        return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 @dataclass
@@ -89,11 +89,11 @@ class StepTime:
     parts: dict[str, float] = field(default_factory=dict)
 
 
-class _Finished(Exception):
+class Finished(Exception):
     """The measuring process wants no more steps."""
 
 
-class _Pace:
+class Pace:
     """Lets a loop take as many steps as are asked for, waits in between, and keeps the times."""
 
     def __init__(self, connection: Connection) -> None:
@@ -128,13 +128,13 @@ class _Pace:
         self.wait()
 
     def wait(self) -> None:
-        """Wait until steps are asked for, unless some are left; raises :class:`_Finished` if no more will be."""
+        """Wait until steps are asked for, unless some are left; raises :class:`Finished` if no more will be."""
         if self._left == 0:
             self._connection.send((self._steps, _peak_memory()))
-            asked = self._connection.recv()
-            if asked is None:
-                raise _Finished
-            self._left, self._steps = asked, []
+            wanted = self._connection.recv()
+            if wanted is None:
+                raise Finished
+            self._left, self._steps = wanted, []
         self._losses, self._masks, self._parts = [], [], {}
         self._begin = self._last = perf_counter()
 
@@ -163,7 +163,7 @@ def _peak_memory() -> int:
 class _Timed(Callback):
     """Tells a pace what Lightning's loop does."""
 
-    def __init__(self, pace: _Pace) -> None:
+    def __init__(self, pace: Pace) -> None:
         self._pace = pace
         self._taken = 0
 
@@ -190,7 +190,7 @@ class _Timed(Callback):
             self._pace.end_step()
 
 
-def _ours(job: Job, pace: _Pace) -> None:
+def _ours(job: Job, pace: Pace) -> None:
     """Lightning's Trainer with the configuration's settings, one device, nothing validated and nothing written."""
     kept = ("precision", "accelerator", "accumulate_grad_batches", "gradient_clip_val")
     trainer = Trainer(
@@ -208,7 +208,7 @@ def _ours(job: Job, pace: _Pace) -> None:
     trainer.fit(job.module, datamodule=job.data)
 
 
-def _floor(job: Job, pace: _Pace) -> None:
+def _floor(job: Job, pace: Pace) -> None:
     """Forward and backward passes of the frozen base alone, from the embeddings to the loss at the labels."""
     model = _plain_base(job)
     # The reentrant kind of recomputation is not in use, so a gradient that begins here reaches every layer.
@@ -229,7 +229,7 @@ def _floor(job: Job, pace: _Pace) -> None:
             pace.end_step()
 
 
-def _peft(job: Job, pace: _Pace) -> None:
+def _peft(job: Job, pace: Pace) -> None:
     """The same adapter in peft, with the same initial values, trained by transformers' Trainer on the same rows."""
     try:
         from peft import PeftModel
@@ -297,7 +297,7 @@ def _peft(job: Job, pace: _Pace) -> None:
         Same(theirs, arguments, train_dataset=job.data.training, callbacks=[Timed()]).train()
 
 
-ARMS: dict[str, Callable[[Job, _Pace], None]] = {"floor": _floor, "adapters-pl": _ours, "peft": _peft}
+ARMS: dict[str, Callable[[Job, Pace], None]] = {"floor": _floor, "adapters-pl": _ours, "peft": _peft}
 
 
 def _plain_base(job: Job) -> Any:
@@ -366,18 +366,20 @@ class _Resident:
 
 
 def _work(name: str, build: Callable[[int], Job], steps: int, connection: Connection) -> None:
-    """What the process of an arm does."""
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        try:
-            job = build(steps)
-            seed_everything(job.seed, verbose=False)
-            ARMS[name](job, _Pace(connection))
-        except (_Finished, EOFError, KeyboardInterrupt):
-            pass
-        except UserError as error:
-            connection.send(error)
-        except Exception as error:
-            connection.send(UserError(f"bench: {name} failed: {type(error).__name__}: {first_line(error)}"))
+    """What the process of an arm does; what libraries print in it goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(nowhere, stream)
+    try:
+        job = build(steps)
+        seed_everything(job.seed, verbose=False)
+        ARMS[name](job, Pace(connection))
+    except (Finished, EOFError, KeyboardInterrupt):
+        pass
+    except UserError as error:
+        connection.send(error)
+    except Exception as error:
+        connection.send(UserError(f"bench: {name} failed: {type(error).__name__}: {first_line(error)}"))
 
 
 def measure(build: Callable[[int], Job], arms: Sequence[str], rounds: int, steps: int) -> dict[str, Any]:

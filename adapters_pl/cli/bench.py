@@ -1,0 +1,141 @@
+"""``bench``: how long a training step of a configuration takes on this machine, and beside what."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LightningArgumentParser
+from rich.table import Table
+
+from adapters_pl.cli.command_line import CommandLine, Option
+from adapters_pl.cli.configuration import find_own_modules
+from adapters_pl.cli.key_help import OWN
+from adapters_pl.cli.main import DONE
+from adapters_pl.cli.parser import attempt, refuse_saved_adapter
+from adapters_pl.cli.plan import PlanCLI
+from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.ranges import AtLeast1
+from adapters_pl.inputs.tables import print_table
+from adapters_pl.runs.run import replacing
+from adapters_pl.training.benchmark import Job, measure
+from adapters_pl.training.planning.memory_advice import amount
+
+_LIBRARIES = ("torch", "lightning", "transformers", "peft")
+
+
+class BenchCLI(PlanCLI):
+    """The configuration of a training run, of which module, data and adapters are built, and what is measured."""
+
+    built = ("model", "adapter", "data")
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add what is measured, and how often."""
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--against", type=str | None, default=None, help=f"{OWN['against'].line}.")
+        parser.add_argument("--rounds", type=AtLeast1, default=5, help=f"{OWN['rounds'].line}.")
+        parser.add_argument("--steps", type=AtLeast1, default=5, help=f"{OWN['steps'].line}.")
+        parser.add_argument("--scaling", type=str | None, default=None, help=f"{OWN['scaling'].line}.")
+        parser.add_argument("--json", type=str | None, default=None, help=f"{OWN['json'].line}.")
+
+
+def _job(line: CommandLine, steps: int) -> Job:
+    """What an arm trains; called in its process."""
+    find_own_modules(line)
+    cli = BenchCLI(line)
+    trainer = cli.config.trainer.as_dict()
+    seed = cli.config.seed_everything
+    return Job(cli.model, cli.config_init.data, cli.adapters, trainer, steps, 42 if isinstance(seed, bool) else seed)
+
+
+def _scaled(line: CommandLine, scaling: str | None) -> list[tuple[str, CommandLine]]:
+    """The command line once for each value of ``KEY=A,B``, and what to call each."""
+    if scaling is None:
+        return [("", line)]
+    key, _, values = scaling.partition("=")
+    if not (key and values):
+        raise UserError(f"--scaling {scaling}: give a key and its values, as in --scaling data.batch_size=2,4,8")
+    return [
+        (f"{key} {value}", replace(line, options=(*line.options, Option(key, value, (f"--{key}", value)))))
+        for value in values.split(",")
+    ]
+
+
+def _machine() -> dict[str, Any]:
+    """What the figures belong to."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    libraries = {}
+    for name in _LIBRARIES:
+        try:
+            libraries[name] = version(name)
+        except ImportError:
+            libraries[name] = "missing"
+    return {"device": device, "threads": torch.get_num_threads(), "libraries": libraries}
+
+
+def bench_table(results: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+    """One line an arm, with the medians of its steps."""
+    table = Table(title="medians of one optimizer step", title_justify="left")
+    for column in ("", "step", "tokens/s", "padding", "data", "forward", "backward", "optimizer", "memory", "loss"):
+        table.add_column(column, justify="right" if column else "left")
+    for title, result in results:
+        for arm, row in result["arms"].items():
+            parts = row["parts"]
+            table.add_row(
+                f"{arm} {title}".strip(),
+                _seconds(row["step_seconds"]),
+                f"{row['tokens_per_second']:,.0f}",
+                f"{row['padding']:.0%}",
+                *(_seconds(parts[name]) if name in parts else "" for name in ("data", "forward", "backward")),
+                _seconds(parts["optimizer"]) if "optimizer" in parts else "",
+                amount(row["peak_bytes"]),
+                f"{row['loss']:.4f}",
+            )
+    return table
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
+
+
+def main(line: CommandLine, debug: bool = False) -> int:
+    """Measure, and print a table and the ratios; nothing is written but what ``--json`` names."""
+    return attempt(partial(_bench, line), debug)
+
+
+def _bench(line: CommandLine) -> int:
+    refuse_saved_adapter(line, "it measures a new training")
+    find_own_modules(line)
+    cli = BenchCLI(line)
+    if not cli.adapters:
+        raise UserError("Nothing to measure: there is no adapter. Pass --adapter LoRA.")
+    config = cli.config
+    if config.against not in (None, "peft"):
+        raise UserError(f"--against {config.against}: there is only peft, with the Trainer of transformers.")
+    if config.json and not Path(config.json).absolute().parent.is_dir():
+        raise UserError(f"--json {config.json}: there is no such folder; make it first.")
+    arms = ["floor", "adapters-pl", *([config.against] if config.against else [])]
+    results = []
+    for title, scaled in _scaled(line, config.scaling):
+        results.append((title, measure(partial(_job, scaled), arms, config.rounds, config.steps)))
+    print_table(bench_table(results))
+    for title, result in results:
+        for arm, ratio in result["ratios"].items():
+            middle, low, high = ratio["seconds"]
+            print(
+                f"{f'{title}: ' if title else ''}adapters-pl over {arm}: {middle:.2f} of the time for a real token "
+                f"({low:.2f} to {high:.2f} in {config.rounds} rounds), {ratio['memory']:.2f} of the memory"
+            )
+    if config.json:
+        found = {"machine": _machine(), "results": [{"scaling": title, **result} for title, result in results]}
+        with replacing(Path(config.json)) as file:
+            file.write((json.dumps(found, indent=1) + "\n").encode())
+        print(f"written: {config.json}")
+    return DONE

@@ -1,0 +1,127 @@
+"""The arms of a benchmark train what they say, and their times are summed up as they should be."""
+
+import json
+
+import pytest
+import torch
+
+from adapters_pl import CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError
+from adapters_pl.training import benchmark
+from adapters_pl.training.benchmark import ARMS, Finished, Job, Pace, StepTime
+
+
+class Turns:
+    """A connection that asks for ``turns`` of steps and keeps what it is sent."""
+
+    def __init__(self, *turns):
+        self.turns = list(turns)
+        self.steps = []
+        self.peak = 0
+
+    def send(self, answer):
+        steps, peak = answer
+        self.steps += steps
+        self.peak = max(self.peak, peak)
+
+    def recv(self):
+        return self.turns.pop(0) if self.turns else None
+
+
+@pytest.fixture
+def job(make_base, rows_file):
+    def make(*adapters, steps=7, accumulate=2, **data):
+        module = CausalLMModule(str(make_base()), lr=1e-2)
+        rows = InstructionJSON(path=str(rows_file), batch_size=2, val_size=4, **data)
+        trainer = {"accelerator": "cpu", "accumulate_grad_batches": accumulate, "gradient_clip_val": 1.0}
+        return Job(module, rows, list(adapters) or [LoRA(rank=4, dropout=0.0)], trainer, steps, 3)
+
+    return make
+
+
+def run(arm, job, *turns):
+    connection = Turns(*turns)
+    with pytest.raises(Finished):
+        ARMS[arm](job, Pace(connection))
+    return connection
+
+
+def test_both_trainers_compute_the_same_losses_on_the_same_tokens(job, monkeypatch):
+    monkeypatch.setenv("PL_GLOBAL_SEED", "3")
+    ours, theirs = (run(arm, job(), 3, 3) for arm in ("adapters-pl", "peft"))
+    assert len(ours.steps) == len(theirs.steps) == 6
+    assert [step.tokens for step in ours.steps] == [step.tokens for step in theirs.steps]
+    # Six steps apart, Adam divides what rounding has left of small gradients by its size.
+    assert [s.loss for s in ours.steps] == pytest.approx([s.loss for s in theirs.steps], abs=2e-3)
+    assert ours.steps[-1].loss < ours.steps[0].loss
+    assert set(ours.steps[0].parts) == {"data", "forward", "backward", "optimizer"}
+    assert sum(ours.steps[1].parts.values()) <= ours.steps[1].seconds
+    assert ours.peak > 0
+
+
+def test_the_floor_computes_the_loss_of_the_base_and_changes_nothing(job):
+    floor = job()
+    first = run("floor", floor, 2).steps[0]
+    model = floor.module.model
+    assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
+    again = job()
+    batch, second = (next(batches) for batches in [benchmark._batches(again)] for _ in range(2))
+    with torch.no_grad():
+        again.module.build_base().train()
+        losses = [again.module.label_losses(again.module.hidden_states(b), b["labels"]).sum() for b in (batch, second)]
+    assert first.loss == pytest.approx(float(sum(losses) / batch["loss_tokens"]), rel=1e-5)
+    assert first.tokens == int(batch["attention_mask"].sum() + second["attention_mask"].sum())
+    assert first.computed == batch["attention_mask"].numel() + second["attention_mask"].numel()
+    assert second["ends_step"]
+    assert not batch["ends_step"]
+
+
+def test_the_floors_backward_pass_reaches_the_embeddings(job):
+    floor, reached = job(), []
+    layer = floor.module.build_base().get_decoder().layers[0]
+    layer.register_full_backward_hook(lambda module, inputs, outputs: reached.append(inputs[0] is not None))
+    run("floor", floor, 1)
+    assert reached == [True, True]
+
+
+def test_an_adapter_that_peft_has_not_is_said_to_be_so(job):
+    with pytest.raises(UserError, match="peft has nothing like SeriesAdapter"):
+        ARMS["peft"](job(SeriesAdapter(8)), Pace(Turns(1)))
+    with pytest.raises(UserError, match="compares one adapter"):
+        ARMS["peft"](job(LoRA(), LoRA(name="b")), Pace(Turns(1)))
+
+
+def test_a_quantised_base_is_refused(job):
+    quantised = job()
+    quantised.module.quantization = "8bit"
+    with pytest.raises(UserError, match=r"leave --model\.quantization out"):
+        ARMS["floor"](quantised, Pace(Turns(1)))
+
+
+def test_ratios_are_of_the_time_for_a_real_token_round_by_round():
+    ours = [[StepTime(2.0, 10, 20, 1.0)], [StepTime(3.0, 10, 20, 1.0)], [StepTime(9.0, 30, 40, 4.0)]]
+    theirs = [[StepTime(2.0, 20, 20, 1.0)], [StepTime(2.0, 20, 20, 1.0)], [StepTime(2.0, 20, 20, 1.0)]]
+    assert benchmark._ratio(ours, theirs) == pytest.approx([3.0, 2.0, 3.0])
+    summary = benchmark._summary(ours)
+    assert summary["step_seconds"] == 3.0
+    assert summary["tokens_per_second"] == pytest.approx(10 / 3)
+    assert summary["padding"] == pytest.approx(1 - 50 / 80)
+    assert summary["loss"] == pytest.approx(2.0)
+
+
+def broken(steps):
+    raise ValueError("no such thing")
+
+
+def refused(steps):
+    raise UserError("not like this")
+
+
+@pytest.mark.parametrize(("build", "words"), [(broken, "floor failed: ValueError: no such thing"), (refused, "not")])
+def test_what_goes_wrong_in_an_arm_is_said_and_ends_all_of_them(build, words):
+    with pytest.raises(UserError, match=words):
+        benchmark.measure(build, ["floor"], 1, 1)
+
+
+def test_a_result_is_plain_data():
+    steps = {"floor": [[StepTime(1.0, 2, 3, 0.5, {"forward": 0.5})]]}
+    assert json.loads(json.dumps(benchmark._summary(steps["floor"])))["parts"] == {"forward": 0.5}
