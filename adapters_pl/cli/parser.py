@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from adapters_pl.adapters import Adapter
 from adapters_pl.cli.command_line import TRUST, CommandLine
 from adapters_pl.cli.configuration import full_names
-from adapters_pl.cli.errors import worded
+from adapters_pl.cli.errors import user_error_behind, worded
 from adapters_pl.cli.key_help import OWN
 from adapters_pl.cli.main import PROGRAM_ERROR
 from adapters_pl.cli.received import refuse_code
@@ -167,7 +167,7 @@ def attempt(command: Callable[[], int], debug: bool) -> int:
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
     except Exception as error:
-        if known := errors.user_error_behind(error):  # jsonargparse wraps what a constructor raises
+        if known := user_error_behind(error):  # jsonargparse wraps what a constructor raises
             raise known from error
         if debug:
             raise
