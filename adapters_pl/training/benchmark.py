@@ -25,12 +25,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor
 
 from adapters_pl.adapters import Adapter
+from adapters_pl.adapters.files import save_adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.data.module import Processes
 from adapters_pl.data.questions import Reader
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.models.base import context_length
-from adapters_pl.training.checkpoint import save_adapter
 from adapters_pl.training.module import CausalLMModule
 
 #: Steps of each arm that are not counted: the first ones allocate, and fill caches.
@@ -302,7 +302,7 @@ ARMS: dict[str, Callable[[Job, Pace], None]] = {"floor": _floor, "adapters-pl": 
 
 def _plain_base(job: Job) -> Any:
     """The base on its device, in training mode, without adapters."""
-    if job.module.quantization:
+    if job.module.source.quantization:
         raise UserError("bench compares plain bases: leave --model.quantization out.")
     model: Any = job.module.build_base()
     model.to(job.device).train()

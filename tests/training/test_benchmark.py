@@ -92,7 +92,7 @@ def test_an_adapter_that_peft_has_not_is_said_to_be_so(job):
 
 def test_a_quantised_base_is_refused(job):
     quantised = job()
-    quantised.module.quantization = "8bit"
+    quantised.module.source.quantization = "8bit"
     with pytest.raises(UserError, match=r"leave --model\.quantization out"):
         ARMS["floor"](quantised, Pace(Turns(1)))
 
