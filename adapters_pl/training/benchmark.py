@@ -25,12 +25,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from torch import Tensor
 
 from adapters_pl.adapters import Adapter
-from adapters_pl.adapters.files import save_adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.data.module import Processes
 from adapters_pl.data.questions import Reader
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.models.base import context_length
+from adapters_pl.training.adapter_files import save_adapter
 from adapters_pl.training.module import CausalLMModule
 
 #: Steps of each arm that are not counted: the first ones allocate, and fill caches.
