@@ -7,6 +7,7 @@ follows it directly. Training and generation call the same function, so they can
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from adapters_pl.inputs.apart import Apart
@@ -43,19 +44,15 @@ def _plain(instruction: str, input: str) -> str:
 def _llm_adapters(instruction: str, input: str, after_task: tuple[str, str], blank: str) -> str:
     """LLM-Adapters' layout: ``after_task`` is the white space after the first line (without, with input)."""
     task = f"{_WITH_INPUT}. {_RESPOND}{after_task[1]}" if input else f"{_TASK}. {_RESPOND}{after_task[0]}"
-    asked = f"{_INDENT}### Instruction:\n{_INDENT}{instruction}\n{blank}\n"
+    question = f"{_INDENT}### Instruction:\n{_INDENT}{instruction}\n{blank}\n"
     context = f"{_INDENT}### Input:\n{_INDENT}{input}\n{blank}\n" if input else ""
-    return f"{task}\n\n{asked}{context}{_INDENT}### Response:\n{_INDENT}"
+    return f"{task}\n\n{question}{context}{_INDENT}### Response:\n{_INDENT}"
 
 
-def _llm_adapters_train(instruction: str, input: str) -> str:
-    """What LLM-Adapters trains on (``generate_prompt`` in its ``finetune.py``)."""
-    return _llm_adapters(instruction, input, ("  ", " "), _INDENT)
-
-
-def _llm_adapters_test(instruction: str, input: str) -> str:
-    """What LLM-Adapters tests with (``generate_prompt`` in ``evaluate.py`` and ``commonsense_evaluate.py``)."""
-    return _llm_adapters(instruction, input, (" ", ""), "")
+# What LLM-Adapters trains on (``generate_prompt`` in its ``finetune.py``), and what it tests with (the one in
+# ``evaluate.py`` and ``commonsense_evaluate.py``).
+_llm_adapters_train = partial(_llm_adapters, after_task=("  ", " "), blank=_INDENT)
+_llm_adapters_test = partial(_llm_adapters, after_task=(" ", ""), blank="")
 
 
 def _zero_shot_cot(instruction: str, input: str) -> str:
@@ -128,8 +125,8 @@ def render_chat(
     if not tokenizer.chat_template:
         raise UserError("This base's tokenizer has no chat template: choose another --data.template (alpaca, plain).")
     turns = [{"role": "system", "content": system}] if system else []
-    for asked, context, response in shots:
-        turns.append({"role": "user", "content": _question(asked, context)})
+    for question, context, response in shots:
+        turns.append({"role": "user", "content": _question(question, context)})
         turns.append({"role": "assistant", "content": response.strip()})
     turns.append({"role": "user", "content": _question(instruction, input)})
     switch: dict[str, Any] = {} if thinking is None else {"enable_thinking": thinking}
@@ -194,5 +191,5 @@ def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def with_shots(template: str, shots: Sequence[tuple[str, str, str]], prompt: str) -> str:
     """Worked examples ``(instruction, input, response)`` before ``prompt``, an empty line between them."""
-    worked = [render(template, asked, context, f"{response.strip()}\n\n") for asked, context, response in shots]
+    worked = [render(template, question, context, f"{response.strip()}\n\n") for question, context, response in shots]
     return "".join(worked) + prompt

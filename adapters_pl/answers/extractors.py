@@ -21,7 +21,7 @@ _PLAIN_SPACED = re.compile(r"(?<![\d.,])\d{1,3}(?: \d{3})+(?![\d.,]?\d)")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\s*\{\s*(-?[\d.,]+)\s*\}\s*\{\s*([\d.,]+)\s*\}")
 _NUMBER = re.compile(
     r"(?P<sign>[-+]\s?)?[$\u20ac\u00a3]?\s?"
-    r"(?:(?P<whole>\d+)\s+(?=\d+\s?/\s?\d))?"
+    r"(?:(?P<integer>\d+)\s+(?=\d+\s?/\s?\d))?"
     r"(?P<value>\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|(?<!\d)\.\d+)"
     r"(?:\s?/\s?(?P<over>\d+(?:\.\d+)?)(?![\d/]))?"
 )
@@ -62,8 +62,8 @@ def _numbers(text: str) -> list[Decimal]:
             if not below:
                 continue
             value /= below
-        if match["whole"]:
-            value += Decimal(match["whole"])
+        if match["integer"]:
+            value += Decimal(match["integer"])
         found.append(value.copy_negate() if _is_negative(text, match) else value)
     return found
 

@@ -99,21 +99,17 @@ def find_overlaps(train: Sequence[str], tests: Mapping[str, Sequence[str]]) -> d
 def find_same(train: Sequence[str], tests: Mapping[str, Sequence[str]]) -> dict[str, Overlap]:
     """As :func:`find_overlaps`, of questions that are equal only."""
     overlaps = {name: Overlap(len(questions)) for name, questions in tests.items()}
-    exact = _first_places([question.strip() for question in train])
+    exact = _places([question.strip() for question in train])
     same = _places([normalised(question) for question in train])
     for name, questions in tests.items():
         overlap = overlaps[name]
         for i, question in enumerate(questions):
             if question.strip() in exact:
-                overlap.exact[i] = exact[question.strip()]
+                overlap.exact[i] = exact[question.strip()][0]
             if rows := same.get(normalised(question)):
                 overlap.normalised[i] = rows[0]
                 overlap.same_rows.update(rows)
     return overlaps
-
-
-def _first_places(texts: Sequence[str]) -> dict[str, int]:
-    return {text: i for i, text in reversed(list(enumerate(texts)))}
 
 
 def _places(texts: Sequence[str]) -> dict[str, list[int]]:
@@ -158,8 +154,8 @@ class _Words:
         for place, weight in enumerate(self._weights):
             hashes += values[place : place + n] * weight
             known &= flat[place : place + n] > 0
-        whole = known & (owner[:n] == owner[NGRAM - 1 :])
-        return owner[:n][whole], hashes[whole]
+        in_one_text = known & (owner[:n] == owner[NGRAM - 1 :])
+        return owner[:n][in_one_text], hashes[in_one_text]
 
 
 @dataclass

@@ -18,7 +18,7 @@ from adapters_pl.data.contamination import report as contamination_of
 from adapters_pl.data.example import Example
 from adapters_pl.data.preparation import OnOverflow, divide, guarded, rows_of_tests, tokenised, without_repeats
 from adapters_pl.data.published import sources
-from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
+from adapters_pl.data.questions import Asking, Questions, Reader, ask, draw_shots
 from adapters_pl.data.rows import SETS, SetRows
 from adapters_pl.data.sampler import LengthSortedSampler, Processes, SeededRows, StepLoader, StepSampler
 from adapters_pl.data.tokens import Collate, TokenTable, TrainingRows
@@ -158,7 +158,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         self._one_sequence = False
         self._validates_answers = False
         self._stage = ""
-        self._asked: dict[str, tuple[ReasoningDataModule, Questions]] = {}
+        self._questions: dict[str, tuple[ReasoningDataModule, Questions]] = {}
 
     def connect(
         self,
@@ -198,7 +198,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
 
     def questions(self, name: str) -> Questions | None:
         """Set ``name`` as it is asked, or nothing where it is not."""
-        return self._asked[name][1] if name in self._asked else None
+        return self._questions[name][1] if name in self._questions else None
 
     @property
     def validation_set(self) -> str:
@@ -213,7 +213,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
     @property
     def checksums(self) -> dict[str, str]:
         """The git blob SHA-1 of every published file that was read, by its path in the published layout."""
-        owners = [self, *(owner for owner, _ in self._asked.values())]
+        owners = [self, *(owner for owner, _ in self._questions.values())]
         return {path: sha1 for owner in owners for path, sha1 in owner._checksums.items()}
 
     # ---- Lightning's hooks
@@ -265,7 +265,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         """One loader a test set, in the order of ``eval_sets``."""
         loaders = []
         for name in self.eval_sets:
-            rows = self._asked[name][1].rows
+            rows = self._questions[name][1].rows
             loaders.append(self._eval_loader(TrainingRows(rows), [len(row.prompt) for row in rows]))
         return loaders
 
@@ -284,9 +284,9 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         if held_out and (stage == "validate" or self._validates_answers):
             self._ask_validation_rows({row: examples[row] for row in held_out}, refuse=stage == "fit")
         found = self.questions(self.validation_set)
-        asked = found.prompts if found else {}
+        prompts = found.prompts if found else {}
         self.training = TrainingRows(self._tokenised(examples, train), self.train_on_prompt)
-        self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, asked)
+        self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, prompts)
 
     def _ask_validation_rows(self, held_out: dict[int, Example], refuse: bool) -> None:
         """Ask the held-out rows that have a gold answer as a test would ask them."""
@@ -321,7 +321,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         tests, unchecked = self._tests(judged, for_training=True)
         self.contamination_report, overlapping = contamination_of(
             [question(examples[row]) for part in parts for row in part],
-            {name: [question(example) for example in asked] for name, (_, asked) in tests.items()},
+            {name: [question(example) for example in rows] for name, (_, rows) in tests.items()},
             self.contamination,
             {name: self.distribution(name) for name in tests},
             unchecked,
@@ -348,7 +348,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         # One's own rows may answer in any form; the published ones all begin alike.
         leads = owner.spec.test is not None
         how: dict[str, Any] = {"shots": shots, "prompt": self.test_prompt, "with_leads": leads, "need_gold": need_gold}
-        self._asked[name] = owner, questions(name, examples, self.asking, self._reader, **how)
+        self._questions[name] = owner, ask(name, examples, self.asking, self._reader, **how)
 
     def _worked(self, owner: ReasoningDataModule) -> list[Example]:
         """The training rows that worked examples come from: the tested set's own, else those of this dataset."""

@@ -84,8 +84,8 @@ def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int]
 
     Rows that all ask the same are left as they are, since then it is not the question that tells them apart.
     """
-    asked = {asks(examples[row]) for row in held_out}
-    kept = [row for row in train if asks(examples[row]) not in asked]
+    kept_back = {asks(examples[row]) for row in held_out}
+    kept = [row for row in train if asks(examples[row]) not in kept_back]
     if not kept:
         return list(train)
     if len(kept) < len(train):
@@ -113,9 +113,9 @@ def guarded(name: str, found: dict[str, Any], overlapping: set[int], parts: list
     rows = [row for part in parts for row in part]
     count = f"{len(overlapping)} of {len(rows)} training rows"
     if not overlapping:
-        asked = sum(row["n"] for row in found["sets"].values())
+        compared = sum(row["n"] for row in found["sets"].values())
         rank_zero_info(
-            f"contamination: none of {len(rows)} training rows is among the {asked} test rows of "
+            f"contamination: none of {len(rows)} training rows is among the {compared} test rows of "
             f"{', '.join(found['sets'])} ({found['seconds']:.1f} s)"
         )
         return parts

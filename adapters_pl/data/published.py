@@ -35,7 +35,7 @@ ROOT_VARIABLE = "ADAPTERS_PL_DATA"
 ATTEMPTS = 3
 TIMEOUT = 30.0
 _PIECE = 1 << 20
-_told: set[tuple[Path, str]] = set()
+_announced: set[tuple[Path, str]] = set()
 
 
 @dataclass(frozen=True)
@@ -156,8 +156,8 @@ def check_published(path: Path, relative: str, wanted_by: str) -> str:
     """The SHA-1 of the file read for ``relative``; if it is not the published file's, that is said once."""
     sha1 = blob_sha1(path)
     source = sources().get(relative)
-    if source is not None and sha1 != source.sha1 and (path, sha1) not in _told:
-        _told.add((path, sha1))
+    if source is not None and sha1 != source.sha1 and (path, sha1) not in _announced:
+        _announced.add((path, sha1))
         rank_zero_info(f"{wanted_by}: {path} is not the published file (SHA-1 {sha1[:12]}, not {source.sha1[:12]})")
     return sha1
 

@@ -183,7 +183,7 @@ class Questions:
         return {row.row: row.prompt for row in self.rows}
 
 
-def questions(
+def ask(
     name: str,
     examples: Mapping[int, Example],
     asking: Asking,
@@ -209,23 +209,23 @@ def questions(
     Raises:
         UserError: a row has no gold answer or no options and needs them, or does not fit the context.
     """
-    asked = Questions(name, examples, [])
+    found = Questions(name, examples, [])
     for index, example in examples.items():
         if need_gold and example.answer is None:
             raise UserError(f"{name}: row {index + 1} has no 'answer' to compare with; use predict instead of test.")
         text = prompt(example, shots) if prompt else asking.prompt(reader.tokenizer, example, shots)
         row = TokenRow(index, encode_prompt(reader.tokenizer, text), [])
         reader.refuse_beyond_context(row.prompt, example, index)
-        asked.rows.append(row)
-        asked.hashes[index] = prompt_hash(text)
+        found.rows.append(row)
+        found.hashes[index] = prompt_hash(text)
         if not asking.protocol.generates:
-            choices = asked.choices[index] = _choices(reader.tokenizer, example, text, with_leads)
+            choices = found.choices[index] = _choices(reader.tokenizer, example, text, with_leads)
             longest = max(([*pair.context, *pair.continuation[:-1]] for pair in choices.pairs), key=len)
             reader.refuse_beyond_context(longest, example, index)
-    wanted = asking.max_new_tokens or max((NEW_TOKENS[kind] for kind in asked.kinds), default=256)
-    room = None if reader.context is None else reader.context - max((len(row.prompt) for row in asked.rows), default=0)
-    asked.max_new_tokens = wanted if room is None else min(wanted, room)
-    return asked
+    wanted = asking.max_new_tokens or max((NEW_TOKENS[kind] for kind in found.kinds), default=256)
+    room = None if reader.context is None else reader.context - max((len(row.prompt) for row in found.rows), default=0)
+    found.max_new_tokens = wanted if room is None else min(wanted, room)
+    return found
 
 
 def _choices(tokenizer: PreTrainedTokenizerBase, example: Example, prompt: str, with_leads: bool) -> Choices:
@@ -294,14 +294,14 @@ def draw_shots(pool: Sequence[Example], tested: Iterable[Example], count: int, s
     Raises:
         UserError: there are too few rows with a response that are not tested.
     """
-    asked = {asks(example) for example in tested}
+    taken = {asks(example) for example in tested}
     order = torch.randperm(len(pool), generator=torch.Generator().manual_seed(seed)).tolist()
     shots: list[Example] = []
     for index in order:
         if len(shots) == count:
             break
-        if pool[index].response and (question := asks(pool[index])) not in asked:
-            asked.add(question)
+        if pool[index].response and (question := asks(pool[index])) not in taken:
+            taken.add(question)
             shots.append(pool[index])
     if len(shots) < count:
         raise UserError(f"data.shots is {count}, but only {len(shots)} training rows are not tested themselves.")

@@ -84,10 +84,10 @@ def encode_rows(
         ]
     else:
         before = plain(list(prompts))
-    whole = plain([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
-    merged = [i for i, ids in enumerate(before) if whole[i][: len(ids)] != ids]
+    joined = plain([prompt + response for prompt, response in zip(prompts, responses, strict=True)])
+    merged = [i for i, ids in enumerate(before) if joined[i][: len(ids)] != ids]
     alone = dict(zip(merged, plain([responses[i] for i in merged]), strict=True))
-    continued = [alone[i] if i in alone else whole[i][len(ids) :] for i, ids in enumerate(before)]
+    continued = [alone[i] if i in alone else joined[i][len(ids) :] for i, ids in enumerate(before)]
     return (
         [_once(tokenizer, ids, prompt) for ids, prompt in zip(given["input_ids"], prompts, strict=True)],
         [[*ids, tokenizer.eos_token_id] for ids in continued],
@@ -182,18 +182,18 @@ class TrainingRows(Dataset[dict[str, Any]]):
     Args:
         rows: what is learnt, or asked.
         train_on_prompt: the prompt's tokens have labels too.
-        asked: prompts that rows are answered after, by row, where those are not the ones of training.
+        prompts: prompts that rows are answered after, by row, where those are not the ones of training.
     """
 
     def __init__(
         self,
         rows: Sequence[TokenRow],
         train_on_prompt: bool = False,
-        asked: Mapping[int, list[int]] | None = None,
+        prompts: Mapping[int, list[int]] | None = None,
     ) -> None:
         self.rows = rows
         self.train_on_prompt = train_on_prompt
-        self.asked = asked or {}
+        self.prompts = prompts or {}
 
     def labels(self, row: TokenRow) -> list[int]:
         """The label of every token: the response's own ids, and the prompt's only if it is trained on.
@@ -217,7 +217,7 @@ class TrainingRows(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         """One row: ids, labels, and the prompt that it is answered after."""
         row = self.rows[index]
-        return {"row": row, "labels": self.labels(row), "asked": self.asked.get(row.row, row.prompt)}
+        return {"row": row, "labels": self.labels(row), "prompt": self.prompts.get(row.row, row.prompt)}
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         """A batch's rows, with the step's labelled tokens where a step is what asks."""
@@ -283,7 +283,7 @@ class Collate:
                 segments[place, begin:end] = segment
             positions[place, end:] = torch.arange(width - end)
             segments[place, end:] = len(sequence)
-        prompt_ids, prompt_mask = left_pad([item["asked"] for item in items], self.pad_id)
+        prompt_ids, prompt_mask = left_pad([item["prompt"] for item in items], self.pad_id)
         largest = max(int(ids.max()), int(prompt_ids.max()) if prompt_ids.numel() else 0)
         if self.vocabulary is not None and largest >= self.vocabulary:
             raise UserError(

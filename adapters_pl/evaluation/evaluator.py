@@ -10,7 +10,7 @@ from typing import Any
 
 from adapters_pl.answers import Protocol, SetSpec, option_texts, protocol_named, spec_named
 from adapters_pl.data.example import Example
-from adapters_pl.data.questions import Asking, Questions, Reader, draw_shots, questions
+from adapters_pl.data.questions import Asking, Questions, Reader, ask, draw_shots
 from adapters_pl.evaluation.engine import Decoding, Engine
 from adapters_pl.evaluation.generation import Generation, seed_of
 from adapters_pl.evaluation.metrics import majority
@@ -50,44 +50,44 @@ class Evaluator:
             UserError: a row has no options and needs them, or does not fit the context.
         """
         spec = spec_named(spec) if isinstance(spec, str) else spec
-        asked = {
+        by_row = {
             row: example if example.kind else replace(example, kind=spec.kind, options=example.options or spec.options)
             for row, example in enumerate(examples)
         }
-        shots = draw_shots(pool, asked.values(), self.asking.shots, self.asking.seed) if self.asking.shots else []
+        shots = draw_shots(pool, by_row.values(), self.asking.shots, self.asking.seed) if self.asking.shots else []
         reader = Reader(self.engine.tokenizer, self.engine.context)
         # One's own rows may answer in any form; the published ones all begin alike.
         leads = spec.test is not None
-        found = questions(spec.name, asked, self.asking, reader, shots=shots, with_leads=leads)
-        yield from self.records(found, list(asked))
+        found = ask(spec.name, by_row, self.asking, reader, shots=shots, with_leads=leads)
+        yield from self.records(found, list(by_row))
 
-    def records(self, asked: Questions, rows: Sequence[int]) -> Iterator[Record]:
+    def records(self, questions: Questions, rows: Sequence[int]) -> Iterator[Record]:
         """The records of some rows of a set, as they are answered."""
-        judged = self._scored(asked, rows) if not self.asking.protocol.generates else self._written(asked, rows)
+        judged = self._scored(questions, rows) if not self.asking.protocol.generates else self._written(questions, rows)
         for row, record in judged:
-            yield {"row": row, "prompt_hash": asked.hashes[row], **record}
+            yield {"row": row, "prompt_hash": questions.hashes[row], **record}
 
-    def _scored(self, asked: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
-        for place, scored in self.engine.score([asked.choices[row] for row in rows]):
-            yield rows[place], judge_scored(self.asking.protocol, asked.examples[rows[place]], scored)
+    def _scored(self, questions: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
+        for place, scored in self.engine.score([questions.choices[row] for row in rows]):
+            yield rows[place], judge_scored(self.asking.protocol, questions.examples[rows[place]], scored)
 
-    def _written(self, asked: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
-        asking, prompts = self.asking, asked.prompts
+    def _written(self, questions: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
+        asking, prompts = self.asking, questions.prompts
         wanted = [prompts[row] for row in rows]
         if not asking.temperature:
-            decoding = Decoding(asked.max_new_tokens, asking.protocol.beams)
+            decoding = Decoding(questions.max_new_tokens, asking.protocol.beams)
             for place, written in self.engine.generate(wanted, decoding):
-                yield rows[place], judge_one(asking.protocol, asked.examples[rows[place]], written)
+                yield rows[place], judge_one(asking.protocol, questions.examples[rows[place]], written)
             return
-        decoding = Decoding(asked.max_new_tokens, temperature=asking.temperature)
+        decoding = Decoding(questions.max_new_tokens, temperature=asking.temperature)
         samples: list[list[Generation]] = [[] for _ in rows]
         for sample in range(asking.samples):
             # By the row's name, so that no batch matters.
-            seeds = [seed_of(asking.seed, f"{asked.name}/{asked.examples[row].id}", sample) for row in rows]
+            seeds = [seed_of(asking.seed, f"{questions.name}/{questions.examples[row].id}", sample) for row in rows]
             for place, written in self.engine.generate(wanted, decoding, seeds):
                 samples[place].append(written)
         for row, several in zip(rows, samples, strict=True):
-            yield row, judge_samples(asking.protocol, asked.examples[row], several)
+            yield row, judge_samples(asking.protocol, questions.examples[row], several)
 
 
 class Answers:
@@ -115,25 +115,25 @@ class Answers:
         #: Seconds that were spent on answers with the adapters, by set, and the tokens written in them.
         self.effort: dict[str, tuple[float, int]] = {}
 
-    def add(self, asked: Questions, rows: Sequence[int]) -> list[Record]:
+    def add(self, questions: Questions, rows: Sequence[int]) -> list[Record]:
         """Answer the rows that are not known yet; the records of all of them, in their order."""
-        known = self.known.get(asked.name, {})
+        known = self.known.get(questions.name, {})
         new = [row for row in rows if row not in known]
-        self.newest = self._answered(asked, new) if new else []
+        self.newest = self._answered(questions, new) if new else []
         found = {**known, **{record["row"]: record for record in self.newest}}
         records = [found[row] for row in rows]
-        self.records.setdefault(asked.name, []).extend(records)
+        self.records.setdefault(questions.name, []).extend(records)
         return records
 
-    def _answered(self, asked: Questions, rows: list[int]) -> list[Record]:
+    def _answered(self, questions: Questions, rows: list[int]) -> list[Record]:
         began = time.monotonic()
-        records = list(self.evaluator.records(asked, rows))
-        seconds, tokens = self.effort.get(asked.name, (0.0, 0))
+        records = list(self.evaluator.records(questions, rows))
+        seconds, tokens = self.effort.get(questions.name, (0.0, 0))
         written = sum(record["tokens"] for record in records)
-        self.effort[asked.name] = (seconds + time.monotonic() - began, tokens + written)
+        self.effort[questions.name] = (seconds + time.monotonic() - began, tokens + written)
         if self.base_alone is not None:
             with self.base_alone():
-                base = {record["row"]: record for record in self.evaluator.records(asked, rows)}
+                base = {record["row"]: record for record in self.evaluator.records(questions, rows)}
             for record in records:
                 record["base_prediction"] = base[record["row"]]["prediction"]
                 record["base_correct"] = base[record["row"]]["correct"]

@@ -13,8 +13,8 @@ MOST_CHARACTERS, MOST_SECONDS = 10_000, 0.5
 
 _MATCHER = """
 import re
-def answer(asked):
-    return bool(asked) and re.fullmatch(*asked) is not None
+def answer(request):
+    return bool(request) and re.fullmatch(*request) is not None
 """
 
 
@@ -81,10 +81,10 @@ class _Matcher:
 
     def fullmatch(self, text: str, path: str) -> bool | None:
         """Whether ``text`` matches ``path``; ``None`` once :data:`MOST_SECONDS` are spent, which then begin anew."""
-        asked = self._process.ask([text, path], self._left)
-        found, seconds = asked or (None, 0.0)
+        reply = self._process.ask([text, path], self._left)
+        found, seconds = reply or (None, 0.0)
         self._left -= seconds if seconds > 1e-3 else 0.0  # a usual pattern takes microseconds, and may come for ever
-        if asked and self._left > 0:
+        if reply and self._left > 0:
             return found
         self._left = MOST_SECONDS
         return None

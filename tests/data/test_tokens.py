@@ -94,7 +94,7 @@ ROW = TokenRow(4, [BOS, 5, 6], [7, 8, EOS])
 )
 def test_labels_are_the_response_and_the_prompt_only_if_asked(train_on_prompt, labels):
     rows = TrainingRows([ROW, TokenRow(5, [BOS], [EOS])], train_on_prompt)
-    assert rows[0] == {"row": ROW, "labels": labels, "asked": ROW.prompt}
+    assert rows[0] == {"row": ROW, "labels": labels, "prompt": ROW.prompt}
     assert rows[1]["labels"] == [NO, EOS]
     assert rows.label_counts() == [sum(label != NO for label in labels), 1]
     assert len(rows) == 2
@@ -110,7 +110,7 @@ def test_an_empty_batch_has_rows_but_no_labels():
     indices = StepIndices([0])
     indices.loss_tokens, indices.empty = 30, True
     [item] = TrainingRows([ROW]).__getitems__(indices)
-    assert item == {"row": ROW, "labels": [NO] * 6, "asked": ROW.prompt, "loss_tokens": 30}
+    assert item == {"row": ROW, "labels": [NO] * 6, "prompt": ROW.prompt, "loss_tokens": 30}
 
 
 def test_rows_asked_for_outside_a_step_know_no_step():

@@ -143,11 +143,11 @@ def generate(split: str, n: int, seed: int = 0) -> list[dict[str, Any]]:
     if split not in SPLITS:
         raise ValueError(f"split must be one of {', '.join(SPLITS)}, not {split!r}")
     rows: list[dict[str, Any]] = []
-    asked: set[str] = set()
+    seen: set[str] = set()
     for row in _stream(split, random.Random(f"problems {split} {seed}")):
         if len(rows) == n:
             break
-        if row["instruction"] not in asked:
-            asked.add(row["instruction"])
+        if row["instruction"] not in seen:
+            seen.add(row["instruction"])
             rows.append({"id": f"{split}-{seed}-{len(rows):05d}", **row})
     return rows
