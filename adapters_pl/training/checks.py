@@ -29,7 +29,7 @@ def check_packing(module: Any, collate: Collate) -> None:
     half = (collate.pack_to or 2) // 2
     # Six rows of which any two fit into one sequence: more than one sequence, unless all have to lie in one.
     rows = [[(17 * i + j) % vocabulary for j in range(min(5 + i % 3, half))] for i in range(6)]
-    items = [{"row": TokenRow(i, row, []), "labels": row, "asked": row} for i, row in enumerate(rows)]
+    items = [{"row": TokenRow(i, row, []), "labels": row, "prompt": row} for i, row in enumerate(rows)]
     batch = {
         key: value.to(module.computes_on) if isinstance(value, Tensor) else value
         for key, value in collate(items).items()
