@@ -7,48 +7,44 @@ imported by children, and one that is absent, broken or brings its process down 
 from __future__ import annotations
 
 import argparse
-import ast
-import base64
 import json
 import os
 import platform
 import re
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import textwrap
 import time
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from http.client import HTTPException
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import unquote, urlsplit, urlunsplit
-from urllib.request import Request, url2pathname, urlopen
 
+from adapters_pl.cli.probes import (
+    NETWORK,
+    PACKAGE,
+    answer_of,
+    import_each,
+    index_url,
+    lacking,
+    module_of,
+    only_by,
+    version_of,
+)
 from adapters_pl.inputs.cache import CACHE_VARIABLE, cache_folder, offline
-from adapters_pl.inputs.errors import UserError, first_line
+from adapters_pl.inputs.errors import first_line
 from adapters_pl.inputs.masking import masked_url
 from adapters_pl.training.planning.hardware import free_host_memory, total_host_memory, usable_cores
 
-PACKAGE = "adapters-pl"
-PYPI = "https://pypi.org/simple"
-
-#: Seconds that the hub and the package index have for an answer, that a cache is counted, that imports may take.
-NETWORK, COUNTING, IMPORTING = 3.0, 2.0, 120.0
+#: Seconds that a cache is counted.
+COUNTING = 2.0
 
 #: What needs an extra.
 NEEDS = {"peft": "PEFTAdapter", "quant": "--model.quantization 8bit or 4bit", "test": "make test"}
-
-#: The module of a distribution, where that is not its name.
-_MODULES = {"pyyaml": "yaml"}
 
 _GIB = 2**30
 
@@ -83,22 +79,6 @@ def _cpu_model() -> str:
     return found[1].strip() if found else platform.processor() or platform.machine() or "not known"
 
 
-def devices_of_torch() -> dict[str, Any]:
-    """What torch says of its devices; runs in a child."""
-    import torch
-
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always")
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        properties = [torch.cuda.get_device_properties(i) for i in range(count)]
-    return {
-        "gpus": [(p.name, p.total_memory) for p in properties],
-        "mps": torch.backends.mps.is_available(),
-        "built_for": torch.version.cuda or torch.version.hip,
-        "warned": [first_line(UserError(w.message)) for w in warned],
-    }
-
-
 def devices(found: dict[str, Any] | None) -> Iterator[Finding]:
     """The CPU and the GPUs; ``found`` is what :func:`devices_of_torch` says, ``None`` where torch does not import."""
     cores, all_cores = usable_cores(), os.cpu_count() or 1
@@ -114,16 +94,12 @@ def devices(found: dict[str, Any] | None) -> Iterator[Finding]:
     yield Finding("devices", "GPU", value, problem)
     yield Finding("devices", "MPS", "yes" if found["mps"] else "no")
     policy = os.environ.get("OMP_WAIT_POLICY", "")
-    spinning = not gpus and cores > 1 and policy.lower() != "passive"
-    yield Finding(
-        "devices",
-        "OMP_WAIT_POLICY",
-        policy or "not set",
+    spinning = (
         "processes that share these cores (--trainer.devices 2) slow each other down, since idle threads spin: "
         "export OMP_WAIT_POLICY=passive"
-        if spinning
-        else "",
     )
+    shared = not gpus and cores > 1 and policy.lower() != "passive"
+    yield Finding("devices", "OMP_WAIT_POLICY", policy or "not set", spinning if shared else "")
 
 
 def _why_no_gpu(found: dict[str, Any]) -> str:
@@ -140,9 +116,8 @@ def memory() -> Finding:
     free, total = free_host_memory(), total_host_memory()
     value = f"{_size(free)} free of {_size(total)}"
     little = free is not None and free < _GIB
-    return Finding(
-        "devices", "memory", value, "fit needs 1 GiB for the smallest base: end other programs" if little else ""
-    )
+    problem = "fit needs 1 GiB for the smallest base: end other programs" if little else ""
+    return Finding("devices", "memory", value, problem)
 
 
 def _size(n: int | None) -> str:
@@ -152,96 +127,6 @@ def _size(n: int | None) -> str:
 
 
 # ---- Python and packages
-
-
-def _import_each(names: Sequence[str], report: Any) -> None:
-    """Import every module of ``names`` and write a line of JSON of each; runs in a child."""
-    for name in names:
-        said: dict[str, Any] = {"name": name}
-        try:
-            import_module(name)
-            if name == "torch":
-                said["devices"] = devices_of_torch()
-        except (Exception, SystemExit) as error:
-            said["error"] = f"{type(error).__name__}: {first_line(error)}"
-        print(json.dumps(said), file=report, flush=True)
-
-
-#: The child's program. What libraries print is thrown away; modules are found as this process finds them.
-_CHILD = """
-import json, os, sys
-report = os.fdopen(os.dup(1), "w")
-os.dup2(2, 1)
-sys.path[:] = json.loads(sys.argv[1])
-from adapters_pl.cli.doctor import _import_each
-_import_each(sys.argv[2:], report)
-report.flush()
-os._exit(0)
-"""
-
-
-def import_each(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """What came of importing each module in a child: nothing, or its ``error``; and torch's ``devices``."""
-    came: dict[str, dict[str, Any]] = {}
-    while left := [name for name in names if name not in came]:
-        command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), *left]
-        why = ""
-        try:
-            done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=IMPORTING)
-            if done.returncode == -signal.SIGINT:
-                raise KeyboardInterrupt
-            out = done.stdout
-            why = f"the process ends with {_exit(done.returncode)}"
-        except subprocess.TimeoutExpired as late:
-            out, why = late.stdout or b"", f"not done after {IMPORTING:.0f} s"
-        for line in out.decode("utf-8", "replace").splitlines():
-            said = json.loads(line)
-            came[said["name"]] = said
-        if unfinished := [name for name in left if name not in came]:
-            came[unfinished[0]] = {"error": why}
-    return came
-
-
-def _exit(code: int) -> str:
-    return signal.Signals(-code).name if code < 0 else f"exit code {code}"
-
-
-def module_of(distribution: str) -> str:
-    """The module that a distribution is imported by."""
-    return _MODULES.get(distribution.lower(), distribution.lower().replace("-", "_"))
-
-
-def _version(distribution: str) -> str | None:
-    """The version that is installed; ``None`` also where an installation is a ruin."""
-    try:
-        return metadata.version(distribution) or None
-    except (metadata.PackageNotFoundError, KeyError):
-        return None
-
-
-def lacking(requirement: Any, seen: frozenset[str] = frozenset()) -> list[str]:
-    """What an installed package's requirement lacks, in words, with the packages of the extras that it names."""
-    from packaging.requirements import Requirement
-    from packaging.version import InvalidVersion
-
-    version = _version(requirement.name)
-    if version is None:
-        return [f"{requirement.name} is not installed"]
-    try:
-        fits = requirement.specifier.contains(version, prereleases=True)
-    except InvalidVersion:
-        fits = False
-    words = [] if fits else [f"{requirement.name} {version} is not {requirement.specifier}"]
-    for extra in requirement.extras:
-        for line in metadata.requires(requirement.name) or []:
-            further = Requirement(line)
-            if further.marker and line not in seen and _only_by(further.marker, extra):
-                words += lacking(further, seen | {line})
-    return words
-
-
-def _only_by(marker: Any, extra: str) -> bool:
-    return marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
 
 
 def packages() -> tuple[list[Finding], dict[str, Any] | None]:
@@ -270,11 +155,13 @@ def packages() -> tuple[list[Finding], dict[str, Any] | None]:
     needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
     needed.sort(key=lambda r: (r.name != "torch", r.name))
     extras = {
-        extra: [r for r in requirements if r.marker and _only_by(r.marker, extra)]
+        extra: [r for r in requirements if r.marker and only_by(r.marker, extra)]
         for extra in about.get_all("Provides-Extra") or []
     }
     optional = [r for extra, group in extras.items() if extra != "test" for r in group]
-    groups = [list(dict.fromkeys(module_of(r.name) for r in group if _version(r.name))) for group in (needed, optional)]
+    groups = [
+        list(dict.fromkeys(module_of(r.name) for r in group if version_of(r.name))) for group in (needed, optional)
+    ]
     with ThreadPoolExecutor(len(groups)) as pool:
         came = {name: said for result in pool.map(import_each, groups) for name, said in result.items()}
     for r in needed:
@@ -296,7 +183,7 @@ def packages() -> tuple[list[Finding], dict[str, Any] | None]:
 
 
 def _described(requirement: Any) -> str:
-    return f"{_version(requirement.name) or 'missing'} ({requirement.specifier or 'any'})"
+    return f"{version_of(requirement.name) or 'missing'} ({requirement.specifier or 'any'})"
 
 
 def _judge(requirement: Any, came: dict[str, dict[str, Any]]) -> tuple[str, str]:
@@ -395,87 +282,37 @@ def folders() -> Iterator[Finding]:
 # ---- network
 
 
-def index_url() -> str:
-    """The package index that pip asks: by ``PIP_INDEX_URL``, by its configuration, or PyPI."""
-    if given := os.environ.get("PIP_INDEX_URL"):
-        return given
-    try:
-        command = [sys.executable, "-m", "pip", "config", "list"]
-        out = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return PYPI
-    found = dict(re.findall(r"^(install|global)\.index-url=(.+)$", out, re.MULTILINE))
-    value = found.get("install") or found.get("global")
-    return str(ast.literal_eval(value)) if value else PYPI
+def network() -> Iterator[Finding]:
+    """Whether the hub and the package index answer.
 
-
-def _answer(url: str) -> tuple[str, bool]:
-    """What comes of asking ``url``, and whether that is wrong. It repeats nothing of the address."""
-    try:
-        parts = urlsplit(url)
-        if parts.scheme == "file":
-            there = Path(url2pathname(parts.path)).is_dir()
-            return "is there" if there else "no such folder", not there
-        account, _, host = parts.netloc.rpartition("@")
-        request = Request(urlunsplit(parts._replace(netloc=host)), method="HEAD", headers={"User-Agent": PACKAGE})
-        if account:
-            # Unredirected: another host that the answer names is not told.
-            basic = base64.b64encode(unquote(account).encode()).decode()
-            request.add_unredirected_header("Authorization", f"Basic {basic}")
-        with urlopen(request, timeout=NETWORK) as answer:
-            return f"answers ({answer.status})", False
-    except HTTPError as error:
-        refused = error.code in (401, 403, 407) or error.code >= 500
-        return f"{'refuses' if refused else 'answers'} ({error.code})", refused
-    except OSError as error:
-        reason = getattr(error, "reason", None) or error
-        if isinstance(reason, TimeoutError):
-            return "no answer in time", True
-        return f"cannot be reached ({getattr(reason, 'strerror', None) or type(reason).__name__})", True
-    except (ValueError, HTTPException):
-        return "cannot be asked, as it is written", True
-
-
-class Network:
-    """Asks the hub and the package index at once, in the background.
-
-    Each has ``NETWORK`` seconds; a name server that does not answer takes no longer either.
+    Both are asked at once. Each has ``NETWORK`` seconds; a name server that does not answer takes no longer either.
     """
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[str, str, str]] = []
-        self.answers: dict[str, tuple[str, bool]] = {}
-        self.switch = offline()
-        try:
-            from huggingface_hub import constants
-        except Exception:  # whatever a broken installation raises; the packages' findings say so
-            hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        else:
-            hub = constants.ENDPOINT
-            self.switch = self.switch or ("HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None)
-        if self.switch:
-            return
-        self.asked = [
-            ("hub", hub, "bases and datasets that are not in the cache cannot be fetched"),
-            ("package index", index_url(), "pip install fails; what is installed keeps working"),
-        ]
-        for name, url, _ in self.asked:
-            Thread(target=self._ask, args=(name, url), daemon=True).start()
-        self.until = time.monotonic() + NETWORK
-
-    def _ask(self, name: str, url: str) -> None:
-        self.answers[name] = _answer(url)
-
-    def findings(self) -> Iterator[Finding]:
-        """What they answered by now, or within what is left of their time."""
-        if self.switch:
-            yield Finding("network", "not asked", f"{self.switch} says to stay offline")
-        while len(self.answers) < len(self.asked) and time.monotonic() < self.until:
-            time.sleep(0.02)
-        for name, url, fails in self.asked:
-            answer, wrong = self.answers.get(name, ("no answer in time", True))
-            problem = f"{fails}: check the address, its login, the connection and HTTPS_PROXY" if wrong else ""
-            yield Finding("network", name, f"{masked_url(url)}: {answer}", problem)
+    switch = offline()
+    try:
+        from huggingface_hub import constants
+    except Exception:  # whatever a broken installation raises; the packages' findings say so
+        hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    else:
+        hub = constants.ENDPOINT
+        switch = switch or ("HF_HUB_OFFLINE" if constants.HF_HUB_OFFLINE else None)
+    if switch:
+        yield Finding("network", "not asked", f"{switch} says to stay offline")
+        return
+    addresses = (
+        ("hub", hub, "bases and datasets that are not in the cache cannot be fetched"),
+        ("package index", index_url(), "pip install fails; what is installed keeps working"),
+    )
+    answers: dict[str, tuple[str, bool]] = {}
+    for name, url, _ in addresses:
+        # Not a pool's: the program would wait for those when it ends.
+        Thread(target=lambda name, url: answers.update({name: answer_of(url)}), args=(name, url), daemon=True).start()
+    until = time.monotonic() + NETWORK
+    while len(answers) < len(addresses) and time.monotonic() < until:
+        time.sleep(0.02)
+    for name, url, fails in addresses:
+        answer, wrong = answers.get(name, ("no answer in time", True))
+        problem = f"{fails}: check the address, its login, the connection and HTTPS_PROXY" if wrong else ""
+        yield Finding("network", name, f"{masked_url(url)}: {answer}", problem)
 
 
 # ---- terminal and limits
@@ -486,7 +323,7 @@ def limits() -> Iterator[Finding]:
     encoding = (getattr(sys.stdout, "encoding", None) or "not known").lower()
     plain = encoding.replace("-", "").replace("_", "") != "utf8"
     problem = "predictions with other characters cannot be printed: export PYTHONIOENCODING=utf-8" if plain else ""
-    yield Finding("limits", "output", f"{encoding}, {_width()} columns", problem)
+    yield Finding("limits", "output", f"{encoding}, {shutil.get_terminal_size().columns} columns", problem)
     try:
         import resource
     except ImportError:  # not on this system
@@ -506,32 +343,24 @@ def limits() -> Iterator[Finding]:
 # ---- the command
 
 
-def _width() -> int:
-    return shutil.get_terminal_size().columns
-
-
 def examine() -> list[Finding]:
-    """Everything, in the order in which it is printed."""
-    with ThreadPoolExecutor(1) as pool:
-        imports = pool.submit(packages)  # takes the longest
-        network = Network()
-        places = list(folders())
-        found, seen_by_torch = imports.result()
-    return [*devices(seen_by_torch), memory(), *found, *places, *network.findings(), *limits()]
+    """Everything, in the order in which it is printed; the checks that take a while run at the same time."""
+    with ThreadPoolExecutor() as pool:
+        installed, places, answers = (pool.submit(_listed, check) for check in (packages, folders, network))
+    found, seen_by_torch = installed.result()
+    return [*devices(seen_by_torch), memory(), *found, *places.result(), *answers.result(), *limits()]
+
+
+def _listed(check: Callable[[], Iterable[Any]]) -> list[Any]:
+    return list(check())
 
 
 def lines(findings: Sequence[Finding], width: int) -> Iterator[str]:
     """The findings as plain text of ``width`` columns; a path or an address that is longer than a line stays whole."""
 
     def wrap(text: str, first: str, later: str) -> list[str]:
-        return textwrap.wrap(
-            text,
-            max(width, 20),
-            initial_indent=first,
-            subsequent_indent=later,
-            break_long_words=False,
-            break_on_hyphens=False,
-        )
+        wrapper = textwrap.TextWrapper(max(width, 20), first, later, break_long_words=False, break_on_hyphens=False)
+        return wrapper.wrap(text)
 
     label = 2 + max(len(finding.name) for finding in findings)
     section = ""
@@ -566,7 +395,7 @@ def main(given: argparse.Namespace, debug: bool = False) -> int:
     if given.json:
         print(json.dumps({"missing": missing, "findings": [asdict(finding) for finding in findings]}, indent=2))
     else:
-        text = "\n".join(lines(findings, _width()))
+        text = "\n".join(lines(findings, shutil.get_terminal_size().columns))
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
         print(text.encode(encoding, "backslashreplace").decode(encoding))
     return 1 if missing else 0

@@ -1,20 +1,145 @@
-"""The command line's front door. It answers what needs no heavy library, and hands the rest on."""
+"""The command line's front door: every subcommand with its arguments. It imports nothing heavy until one is run."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 from adapters_pl import __version__
-from adapters_pl.cli.command import COMMANDS
+from adapters_pl.cli import key_help
+from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.inputs import terminal
 from adapters_pl.inputs.errors import UserError, did_you_mean, shortened
 from adapters_pl.inputs.masking import begin, masked
+from adapters_pl.runs.recipes import USAGE
 
 DONE, USER_ERROR, PROGRAM_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are worded and numbered like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('adapters-pl ')}: {message}. See: {self.prog} --help")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Attributes:
+        summary: its line in the help.
+        function: ``module:function`` below ``adapters_pl``, imported when the command is called. It is given the
+            parsed arguments and whether ``--debug`` was typed, and returns the exit code.
+        arguments: adds the arguments to a parser; ``None`` for the commands that take a configuration.
+    """
+
+    summary: str
+    function: str
+    arguments: Callable[[argparse.ArgumentParser], None] | None = None
+
+    def parser(self, name: str) -> argparse.ArgumentParser:
+        """The parser of a command that takes no configuration."""
+        assert self.arguments is not None
+        about = f"{self.summary[0].upper()}{self.summary[1:]}."
+        parser = _Parser(prog=f"adapters-pl {name}", description=about, allow_abbrev=False)
+        self.arguments(parser)
+        return parser
+
+    def run(self, name: str, words: Sequence[str], debug: bool) -> int:
+        """Run the command with ``words``, or print its help; returns the exit code.
+
+        Raises:
+            UserError: the arguments, or what they name, are wrong.
+        """
+        given: argparse.Namespace | CommandLine
+        if self.arguments is None:
+            if any(word in ("-h", "--help") for word in words):
+                print(key_help.text(name, self.summary))
+                return 0
+            given = CommandLine.read(name, words)
+        else:
+            try:
+                given = self.parser(name).parse_args(words)
+            except SystemExit:  # argparse has printed the help
+                return 0
+        module, function = self.function.split(":")
+        return int(getattr(import_module(f"adapters_pl.{module}"), function)(given, debug))
+
+
+def _export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, metavar="DIR", help="the directory to write; it must be new or empty")
+    parser.add_argument("--ckpt_path", metavar="FILE", help="a checkpoint, a run's directory, last or best (last)")
+    parser.add_argument("--adapter_path", metavar="DIR", help="instead, an adapter directory or its hub id")
+    parser.add_argument("--merge", action="store_true", help="write the whole model with the adapter folded in")
+    parser.add_argument("--base", help="another place of the base than the one the adapter names")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    parser.add_argument(
+        "--quantization",
+        choices=("8bit", "4bit", "none"),
+        help="the base's in training, into whose weights the adapter is folded (what the checkpoint says, or none)",
+    )
+    parser.add_argument("--push", metavar="REPO", help="upload to this hub repository; HF_TOKEN is the key")
+    parser.add_argument("--trainer.default_root_dir", dest="root", metavar="DIR", help="where the runs are (runs)")
+    parser.add_argument("--trust_checkpoint", action="store_true", help="import a checkpoint's own adapter classes")
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch|verify|show")
+    listing = actions.add_parser("list", help="every dataset: rows, licence, and where its files are")
+    fetch = actions.add_parser("fetch", help="bring the files of datasets or suites into the cache")
+    verify = actions.add_parser("verify", help="compare files with their registered checksums")
+    show = actions.add_parser("show", help="print what is known of a dataset, and some rows")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+    verify.add_argument("names", nargs="*", metavar="NAME", help="all that are at hand if none is given")
+    show.add_argument("name", metavar="NAME")
+    show.add_argument("--rows", type=int, default=3, help="how many rows to print (3)")
+    show.add_argument("--split", choices=("train", "test"), help="the split to print; test if there is one")
+    for action in (listing, fetch, verify, show):
+        action.add_argument("--root", help="the folder with the published layout (else ADAPTERS_PL_DATA, else here)")
+
+
+def _compare(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Test results of several runs side by side. Each run is compared with the first, set by set, over the rows "
+        "that both answered: McNemar's exact test, and a bootstrap interval of the difference."
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or names of runs below the root")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs are (default: runs)")
+    parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+
+
+def _recipes(parser: argparse.ArgumentParser) -> None:
+    parser.usage, parser.description = USAGE
+    parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
+
+
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print the same as JSON")
+
+
+#: Every subcommand, in the order of the help.
+COMMANDS: dict[str, Command] = {
+    "fit": Command("train adapters inside a frozen model", "cli.training:main"),
+    "validate": Command("loss and accuracy on the validation rows", "cli.training:main"),
+    "test": Command("accuracy on the test sets, with the adapter and without", "cli.training:main"),
+    "predict": Command("write answers for rows that need no gold answer", "cli.training:main"),
+    "plan": Command("show what would be trained in a base, without its weights", "cli.plan:main"),
+    "bench": Command("measure a training step on this machine, beside the bare base and peft", "cli.bench:main"),
+    "export": Command("write an adapter for other tools, or merged into its base", "cli.export:main", _export),
+    "data": Command("list, fetch, verify and show the published datasets", "cli.data:main", _data),
+    "compare": Command("test results of several runs, with their significance", "cli.compare:main", _compare),
+    "recipes": Command("list the configurations that --config finds by name", "runs.recipes:main", _recipes),
+    "doctor": Command("say what this machine has, and what would fail on it", "cli.doctor:main", _doctor),
+}
 
 
 def usage() -> str:

@@ -18,7 +18,6 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl.adapters.base import refuse_same_names
-from adapters_pl.cli import errors as cli_errors
 from adapters_pl.cli.command_line import TRUST, CommandLine
 from adapters_pl.cli.configuration import (
     adapter_config,
@@ -30,14 +29,15 @@ from adapters_pl.cli.configuration import (
     with_files,
 )
 from adapters_pl.cli.main import DONE, INTERRUPTED, PROGRAM_ERROR
-from adapters_pl.cli.parser import ConfiguredCLI, say
+from adapters_pl.cli.parser import ConfiguredCLI, say, user_error_behind, worded
 from adapters_pl.cli.received import CODE
 from adapters_pl.compat.jsonargparse import refusal_while_building
-from adapters_pl.compat.lightning_messages import quiet, said_of_trainer
+from adapters_pl.compat.lightning_messages import quiet, said_of_trainer, while_restoring
 from adapters_pl.compat.torch import lost_process
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
 from adapters_pl.inputs.names import with_public_names
+from adapters_pl.inputs.untrusted import reason_of
 from adapters_pl.models.base import EMBEDDED, grow_embeddings
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
 from adapters_pl.training.adapter_files import SavedAdapters
@@ -280,12 +280,12 @@ def main(line: CommandLine, debug: bool = False) -> int:
         raise
     except Exception as error:
         # jsonargparse wraps what a constructor raises.
-        if known := cli_errors.user_error_behind(error):
+        if known := user_error_behind(error):
             raise known from error
         if words := said_of_trainer(error):
             raise UserError(words) from error
         if refused := refusal_while_building(error):
-            raise cli_errors.worded(refused, command) from error
+            raise worded(refused, command) from error
         if isinstance(error, RecursionError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         return _crashed(error, Run(Path(line.get("trainer.default_root_dir") or DEFAULT_ROOT)), debug)
@@ -323,7 +323,7 @@ def _execute(cli: TrainingCLI, debug: bool) -> int:
         if out_of_memory(error):
             cli.discard_unused_run()
             raise UserError(cli.ran_out(error)) from error
-        if known := cli_errors.of_restoring(error, cli.checkpoint) or cli_errors.of_optimizer(error):
+        if known := _of_restoring(error, cli.checkpoint) or _of_optimizer(error):
             cli.discard_unused_run()
             raise known from error
         if isinstance(error, OSError) and error.errno is not None and not debug:
@@ -344,3 +344,32 @@ def _crashed(error: Exception, run: Run, debug: bool) -> int:
     except UserError:
         print(text, file=sys.stderr)
     return PROGRAM_ERROR
+
+
+def _of_restoring(error: Exception, checkpoint: Path | None) -> UserError | None:
+    """That a checkpoint is not as this version writes it, if ``error`` came while Lightning took it over."""
+    frames = [(Path(frame.filename).name, frame.name) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = any(file == "resume.py" and function in _RESTORING for file, function in frames)
+    if checkpoint is None or not (ours or while_restoring(error)):
+        return None
+    return UserError(
+        f"{checkpoint}: what it says of its training is not as adapters-pl writes it ({reason_of(error)}); take "
+        f"another checkpoint, or begin a new training with its adapter: --adapter_path {checkpoint}"
+    )
+
+
+#: What of ``resume.py`` reads a checkpoint; the rest of it writes one.
+_RESTORING = ("on_load_checkpoint", "on_train_start", "_have_gone_on")
+
+
+def _of_optimizer(error: Exception) -> UserError | None:
+    """What is wrong with ``--optimizer.*`` or ``--lr_scheduler.*``, or with the state that a checkpoint has of them."""
+    files = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    files = [file for file in files[-3:] if {"optim", "torch"} <= set(file.parts)]
+    if not files:
+        return None
+    section = "lr_scheduler" if files[-1].name == "lr_scheduler.py" else "optimizer"
+    return UserError(
+        f"{section}: torch refuses its settings ({reason_of(error)}); see to --{section}.*, or to the checkpoint that "
+        "they come from."
+    )

@@ -1,6 +1,6 @@
 """What we use of jsonargparse that it does not promise to keep: its messages, and how its help is laid out.
 
-``tests/compat/test_jsonargparse.py`` goes red where a new version changes one of them. ``cli.errors`` has our words.
+``tests/compat/test_jsonargparse.py`` goes red where a new version changes one of them. ``cli.parser`` has our words.
 """
 
 from __future__ import annotations

@@ -7,9 +7,8 @@ import json
 
 import pytest
 
-from adapters_pl.cli.command import COMMANDS
 from adapters_pl.cli.compare import compare, differences, read_run
-from adapters_pl.cli.main import main
+from adapters_pl.cli.main import COMMANDS, main
 from adapters_pl.inputs.errors import UserError
 
 

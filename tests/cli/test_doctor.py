@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
-import tomllib
 from collections import namedtuple
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from packaging.requirements import Requirement
 
 from adapters_pl.cli import doctor
-from adapters_pl.cli.doctor import Finding, import_each, index_url, lacking, lines, module_of
+from adapters_pl.cli.doctor import Finding, lines
 from adapters_pl.cli.main import main
+from adapters_pl.cli.probes import answer_of
 from adapters_pl.inputs.masking import masked_url
 from adapters_pl.training.planning import hardware
 
@@ -170,13 +167,6 @@ def test_this_process_imports_nothing_heavy():
 # ---- packages
 
 
-def test_every_dependency_is_imported_by_its_right_name():
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
-    named = [Requirement(line).name for line in [*project["dependencies"], *extras["peft"], *extras["quant"]]]
-    assert [name for name in named if find_spec(module_of(name)) is None] == []
-
-
 def test_what_fits_is_no_problem(declared):
     declared(
         "numpy>=1", "jsonargparse[signatures]>=4", "nothing-of-ours; python_version < '3'", "peft; extra == 'peft'"
@@ -218,13 +208,6 @@ def test_an_incomplete_extra_is_a_note(declared):
     assert not extra.necessary
 
 
-def test_the_packages_of_a_dependencys_extra_count(monkeypatch):
-    listed = {"numpy": ["scipy>=999; extra == 'more'", "absent; extra == 'other'"], "scipy": []}
-    monkeypatch.setattr(metadata, "requires", listed.get)
-    assert lacking(Requirement("numpy")) == []
-    assert lacking(Requirement("numpy[more]")) == [f"scipy {metadata.version('scipy')} is not >=999"]
-
-
 def test_an_old_python_is_an_error(declared):
     declared("numpy", python=">=99")
     python = finding(doctor.packages()[0], "Python")
@@ -243,22 +226,6 @@ def test_where_nothing_can_be_judged_that_is_said(monkeypatch, lacks):
     assert seen is None
     assert [f.necessary for f in findings] == [False, True]
     assert "which packages and versions are needed is not known" in findings[1].problem
-
-
-def test_imports_that_fail_or_end_the_process_are_told_apart(tmp_path, monkeypatch):
-    for name, program in (
-        ("fails", "print('noise'); raise OSError('libcudart.so: cannot open\\nmore')"),
-        ("killed", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)"),
-        ("leaves", "import os; os._exit(3)"),
-        ("works", "print('{not json')"),
-    ):
-        (tmp_path / f"{name}.py").write_text(program)
-    monkeypatch.syspath_prepend(tmp_path)
-    came = import_each(["fails", "killed", "leaves", "works"])
-    assert came["fails"]["error"] == "OSError: libcudart.so: cannot open"
-    assert came["killed"]["error"] == f"the process ends with {signal.SIGSEGV.name}"
-    assert came["leaves"]["error"] == "the process ends with exit code 3"
-    assert came["works"] == {"name": "works"}
 
 
 def test_a_broken_torch_is_told_once(declared, monkeypatch):
@@ -380,7 +347,7 @@ def test_small_limits_are_notes(monkeypatch):
 
 
 def test_the_hub_and_the_index_answer(online, server):
-    hub, index = doctor.Network().findings()
+    hub, index = doctor.network()
     assert (hub.value, hub.problem) == (f"{server.url}: answers (200)", "")
     assert (index.value, index.problem) == (f"{server.url}/simple: answers (200)", "")
     assert sorted(path or "/" for path, _ in server.asked) == ["/", "/simple"]
@@ -389,7 +356,7 @@ def test_the_hub_and_the_index_answer(online, server):
 @pytest.mark.parametrize(("status", "wrong"), [(404, False), (405, False), (401, True), (403, True), (502, True)])
 def test_a_refusal_is_told_from_an_answer(online, server, status, wrong):
     server.status[0] = status
-    for found in doctor.Network().findings():
+    for found in doctor.network():
         assert f"({status})" in found.value
         assert bool(found.problem) == wrong
         assert not found.necessary
@@ -397,7 +364,7 @@ def test_a_refusal_is_told_from_an_answer(online, server, status, wrong):
 
 def test_a_hub_that_is_not_there_is_a_note(online, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    hub, index = doctor.Network().findings()
+    hub, index = doctor.network()
     assert hub.value == "http://127.0.0.1:9: cannot be reached (Connection refused)"
     assert "cannot be fetched: check the address" in hub.problem
     assert not hub.necessary
@@ -406,16 +373,16 @@ def test_a_hub_that_is_not_there_is_a_note(online, monkeypatch):
 
 def test_a_silent_network_holds_nothing_up(online, monkeypatch):
     never = threading.Event()
-    monkeypatch.setattr(doctor, "_answer", lambda url: (never.wait(30), False))
+    monkeypatch.setattr(doctor, "answer_of", lambda url: (never.wait(30), False))
     monkeypatch.setattr(doctor, "NETWORK", 0.1)
-    assert [found.value.endswith(": no answer in time") for found in doctor.Network().findings()] == [True, True]
+    assert [found.value.endswith(": no answer in time") for found in doctor.network()] == [True, True]
     never.set()
 
 
 @pytest.mark.parametrize("name", ["HF_HUB_OFFLINE", "ADAPTERS_PL_OFFLINE"])
 def test_offline_nobody_is_asked(online, server, monkeypatch, name):
     monkeypatch.setenv(name, "1")
-    (found,) = doctor.Network().findings()
+    (found,) = doctor.network()
     assert found.value == f"{name} says to stay offline"
     assert server.asked == []
 
@@ -439,7 +406,7 @@ def test_credentials_are_never_printed(online, server, monkeypatch, url, capsys)
     url = url.format(scheme=scheme, host=host)
     monkeypatch.setenv("PIP_INDEX_URL", url)
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(doctor, "examine", lambda: list(doctor.Network().findings()))
+    monkeypatch.setattr(doctor, "examine", lambda: list(doctor.network()))
     for flags in ([], ["--json"]):
         main(["doctor", *flags])
         out, err = capsys.readouterr()
@@ -449,28 +416,10 @@ def test_credentials_are_never_printed(online, server, monkeypatch, url, capsys)
 
 def test_a_login_is_told_to_its_host_alone(online, server, monkeypatch):
     host = server.url.partition("://")[2]
-    assert doctor._answer(f"http://me:se%40cret@{host}/simple") == ("answers (200)", False)
+    assert answer_of(f"http://me:se%40cret@{host}/simple") == ("answers (200)", False)
     assert server.asked == [("/simple", "Basic bWU6c2VAY3JldA==")]
 
 
 def test_masking_keeps_what_is_no_secret():
     for url in ("https://pypi.org/simple", "https://huggingface.co", "file:///opt/pypi/simple", "http://[::1]:80/a"):
         assert masked_url(url) == url
-
-
-@pytest.mark.parametrize(
-    ("listed", "expected"),
-    [
-        ("global.index-url='https://a/simple'\ninstall.index-url='https://b/simple'\n", "https://b/simple"),
-        ("global.index-url='https://a/simple'\nglobal.cert='x'\n", "https://a/simple"),
-        ("global.extra-index-url='https://a/simple'\n", doctor.PYPI),
-        ("", doctor.PYPI),
-    ],
-)
-def test_the_index_is_pips(monkeypatch, listed, expected):
-    monkeypatch.delenv("PIP_INDEX_URL", raising=False)
-    done = subprocess.CompletedProcess([], 0, stdout=listed)
-    monkeypatch.setattr(doctor.subprocess, "run", lambda *a, **k: done)
-    assert index_url() == expected
-    monkeypatch.setenv("PIP_INDEX_URL", "https://c/simple")
-    assert index_url() == "https://c/simple"

@@ -13,9 +13,8 @@ import adapters_pl
 from adapters_pl.adapters import Adapter
 from adapters_pl.answers import PROTOCOLS
 from adapters_pl.cli import key_help
-from adapters_pl.cli.command import COMMANDS
 from adapters_pl.cli.key_help import KEYS, OWN, Key, describe
-from adapters_pl.cli.main import main
+from adapters_pl.cli.main import COMMANDS, main
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.names import arguments_of
 from adapters_pl.runs.run import DEFAULT_ROOT

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from adapters_pl import __version__
-from adapters_pl.cli.command import COMMANDS
-from adapters_pl.cli.main import main
+from adapters_pl.cli.main import COMMANDS, main
 from adapters_pl.inputs.errors import LONGEST_LINE, MOST_LINES
 
 HEAVY = ("torch", "lightning", "transformers", "datasets", "torchmetrics", "jsonargparse")

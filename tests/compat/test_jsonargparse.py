@@ -12,7 +12,7 @@ from lightning.pytorch import Callback
 
 from adapters_pl import CausalLMModule
 from adapters_pl.adapters import Adapter
-from adapters_pl.cli.errors import _WORDS, worded
+from adapters_pl.cli.parser import _WORDS, worded
 from adapters_pl.compat.jsonargparse import MESSAGES, Refusal, SectionHelp, refusal, refusal_while_building
 from adapters_pl.inputs.ranges import AtLeast1
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_pl.cli.command import COMMANDS
+from adapters_pl.cli.main import COMMANDS
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.runs.recipes import available, describe, find, name_of
 
