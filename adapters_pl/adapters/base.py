@@ -159,8 +159,8 @@ class Adapter(Callback, ABC):
         place = place_of(parameter)
         assert place is not None
         own = place.own.removeprefix(ModuleCopy.PREFIX)
-        theirs = own if own != place.own else self.peft_names.get(own, own)
-        return f"base_model.model.{place.site}.{theirs}"
+        name = own if own != place.own else self.peft_names.get(own, own)
+        return f"base_model.model.{place.site}.{name}"
 
     # ---- what every method has
 
@@ -273,14 +273,13 @@ class Adapter(Callback, ABC):
     @contextmanager
     def disabled(self, model: nn.Module) -> Iterator[None]:
         """Within it the model behaves as if this adapter were not there."""
-        layers = adapter_layers(model, self.name).values()
-        was = [layer.enabled for layer in layers]
-        for layer in layers:
-            layer.enabled = False
+        before = {layer: layer.enabled for layer in adapter_layers(model, self.name).values()}
         try:
+            for layer in before:
+                layer.enabled = False
             yield
         finally:
-            for layer, enabled in zip(layers, was, strict=True):
+            for layer, enabled in before.items():
                 layer.enabled = enabled
 
     @torch.no_grad()

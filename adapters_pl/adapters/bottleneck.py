@@ -76,7 +76,6 @@ class After(BottleneckLayer):
     """``y + bottleneck(y)`` behind the adapted module, y: (..., out_features)."""
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """Add the bottleneck of the output to it."""
         return y + self.bottleneck(y).to(y.dtype)
 
 
@@ -84,7 +83,6 @@ class Before(BottleneckLayer):
     """``base(x + bottleneck(x))`` in front of the adapted module, x: (..., in_features)."""
 
     def before(self, x: Tensor) -> Tensor:
-        """Add the bottleneck of the input to it."""
         return x + self.bottleneck(x).to(x.dtype)
 
 
@@ -92,7 +90,6 @@ class Beside(BottleneckLayer):
     """``base(x) + bottleneck(x)`` beside one linear layer."""
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """Add the bottleneck of the module's input to its output."""
         return y + self.bottleneck(x).to(y.dtype)
 
 
@@ -102,7 +99,6 @@ class Tap(LinearAdapterLayer):
     x: Tensor | None = None
 
     def before(self, x: Tensor) -> Tensor:
-        """Note ``x`` and let it pass."""
         self.x = x
         return x
 
@@ -115,7 +111,6 @@ class BesideSublayer(BottleneckLayer):
         self._tap = (tap,)  # not as a submodule: it hangs on another module
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """Add the bottleneck of what the sublayer read."""
         (tap,) = self._tap
         read, tap.x = tap.x, None
         assert read is not None, "the sublayer's last projection ran without its first"
@@ -208,7 +203,6 @@ class Bottleneck(LinearAdapter):
         return {**config, "init_weights": init, "target_modules": targets}, tensors
 
     def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The adapted modules, and what only LLM-Adapters' files say."""
         return {"target_modules": self.adapted(model), "use_parallel_adapter": self.parallel, "bias": "none"}
 
 
@@ -226,13 +220,11 @@ class SeriesAdapter(Bottleneck):
     parallel = False
 
     def targets(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """The last projections of sublayers, or single linear layers."""
         if self.family == "block":
             return [output for _, output in self.sublayers(model, arch)]
         return super().targets(model, arch)
 
     def make_layer(self, site: Site, module: nn.Module) -> BottleneckLayer:
-        """A bottleneck behind a projection that ends a sublayer, and in front of any other."""
         if site.ends:
             return After(site.out_features, site.out_features, self)
         return Before(site.in_features, site.in_features, self)
@@ -251,11 +243,9 @@ class ParallelAdapter(Bottleneck):
     parallel = True
 
     def make_layer(self, site: Site, module: nn.Module) -> Beside:
-        """A bottleneck beside a linear layer."""
         return Beside(site.in_features, site.out_features, self)
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """Hang the bottlenecks beside sublayers or beside single linear layers."""
         if self.family == "linear":
             return super().inject(model, arch)
         pairs = self.sublayers(model, arch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -29,19 +29,15 @@ class IA3Layer(LinearAdapterLayer):
         self.ia3_l = nn.Parameter(torch.empty((1, site.in_features) if scales_input else (site.out_features, 1)))
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Set the vector to one."""
         self.ia3_l.fill_(1.0)
 
     def before(self, x: Tensor) -> Tensor:
-        """Rescale the input, if that is what this layer does."""
         return (x * self.ia3_l.flatten()).to(x.dtype) if self.scales_input else x
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """Rescale the output, if that is what this layer does."""
         return y if self.scales_input else (y * self.ia3_l.flatten()).to(y.dtype)
 
     def delta(self, base: nn.Module) -> Tensor:
-        """``l W - W`` over rows or columns, in the shape of the weight."""
         weight: Tensor = base.weight  # type: ignore[assignment]
         return weight.float() * ((self.ia3_l.T if isinstance(base, Conv1D) else self.ia3_l) - 1)
 
@@ -66,10 +62,10 @@ class IA3(LinearAdapter):
     peft_type = "IA3"
     peft_settings = {"feedforward_modules": "feedforward_modules"}
 
+    _: KW_ONLY
     feedforward_modules: Names | None = None
 
     def targets(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """Keys, values and the down projection, unless modules are named."""
         if self.target_modules is not None:
             return super().targets(model, arch)
         attn = () if self.placement == "mlp" else arch.sublayer("attn").inputs[0 if arch.fused else 1 :]
@@ -77,12 +73,10 @@ class IA3(LinearAdapter):
         return resolve(model, arch, self.placement, [*attn, *mlp], self.layers, self.exclude)
 
     def make_layer(self, site: Site, module: nn.Module) -> IA3Layer:
-        """A vector for the output, or for the input of the feed-forward modules."""
         named = self.feedforward_modules
         return IA3Layer(site, site.ends == "mlp" if named is None else matches(site.path, named))
 
     def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The modules whose input is rescaled, too."""
         inputs = [
             path for path, layer in self.sites(model).items() if isinstance(layer, IA3Layer) and layer.scales_input
         ]

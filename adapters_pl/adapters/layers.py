@@ -69,12 +69,10 @@ class LinearAdapterLayer(AdapterLayer):
     _reads_one_tensor = True
 
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The call with :meth:`before` of its first argument."""
         x, *rest = args
         return (self.before(x), *rest), kwargs
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        """:meth:`after` of what the module returns."""
         return self.after(args[0], output, base)
 
     def before(self, x: Tensor) -> Tensor:
@@ -105,7 +103,6 @@ class ModuleCopy(AdapterLayer):
         self.copy.float().requires_grad_(True)
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Take the base's values."""
         values = base.state_dict()
         for path, inner in base.named_modules():
             if is_quantised(inner):
@@ -119,7 +116,6 @@ class ModuleCopy(AdapterLayer):
         return self.copy.weight - base.weight.float() if own.keys() <= {"weight", "bias"} else None  # type: ignore
 
     def bias_delta(self, base: nn.Module) -> Tensor | None:
-        """The difference of the biases."""
         bias: Tensor | None = getattr(base, "bias", None)
         return None if bias is None else self.copy.bias - bias.float()  # type: ignore[operator]
 

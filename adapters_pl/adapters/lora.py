@@ -104,21 +104,21 @@ class LoRALayer(LinearAdapterLayer):
         self.first_A.copy_(a[: len(self.lora_A)])  # type: ignore[operator]
         self.first_B.copy_(b[:, : len(self.lora_A)])  # type: ignore[operator]
 
-    def _in_place(self, some: Tensor, filling: Tensor | None = None) -> Tensor:
-        """``some`` (rows, ...) at its rows of an output, (out_features, ...); ``filling``, or zero, elsewhere."""
+    def _in_output(self, values: Tensor, filling: Tensor | None = None) -> Tensor:
+        """``values`` (rows, ...) at their rows of an output, (out_features, ...); ``filling``, or zero, elsewhere."""
         if self.rows is None:
-            return some
-        if self.rows.device != some.device:
-            self.rows = self.rows.to(some.device)
-        whole = some.new_zeros(self.out_features, *some.shape[1:]) if filling is None else filling
-        return whole.index_copy(0, self.rows, some)
+            return values
+        if self.rows.device != values.device:
+            self.rows = self.rows.to(values.device)
+        output = values.new_zeros(self.out_features, *values.shape[1:]) if filling is None else filling
+        return output.index_copy(0, self.rows, values)
 
     def update(self, x: Tensor) -> Tensor:
         """The low-rank update for the input ``x``, float32."""
         linear = nn.functional.linear
-        change = linear(linear(x, self.lora_A), self._in_place(self.lora_B))
+        change = linear(linear(x, self.lora_A), self._in_output(self.lora_B))
         if self.init in _FROM_WEIGHT:
-            change = change - linear(linear(x, self.first_A), self._in_place(self.first_B))  # type: ignore[arg-type]
+            change = change - linear(linear(x, self.first_A), self._in_output(self.first_B))  # type: ignore[arg-type]
         return change * self.scaling
 
     def product(self) -> Tensor:
@@ -126,10 +126,9 @@ class LoRALayer(LinearAdapterLayer):
         change = self.lora_B @ self.lora_A
         if self.init in _FROM_WEIGHT:
             change = change - self.first_B @ self.first_A  # type: ignore[operator]
-        return self.scaling * self._in_place(change)
+        return self.scaling * self._in_output(change)
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        """Add the low-rank update to what the linear layer returned."""
         return y + self._with_bias(self.update(self.dropout(x.to(self.lora_A.dtype))), base).to(y.dtype)
 
     def _with_bias(self, change: Tensor, base: nn.Module) -> Tensor:
@@ -142,16 +141,15 @@ class LoRALayer(LinearAdapterLayer):
         return change.T if isinstance(base, Conv1D) else change
 
     def bias_delta(self, base: nn.Module) -> Tensor | None:
-        """What the trained bias differs by from the base's."""
         return None if self.base_bias is None else self.base_bias - base.bias  # type: ignore[operator]
 
-    def whole(self) -> dict[str, Tensor]:
+    def plain_lora(self) -> dict[str, Tensor]:
         """The matrices of the plain LoRA that computes the same; its rank is twice this one's where there is A0."""
         a: Tensor = self.lora_A
-        b = self._in_place(self.lora_B)
+        b = self._in_output(self.lora_B)
         if self.init in _FROM_WEIGHT:
             a = torch.cat([a, self.first_A])  # type: ignore[list-item]
-            b = torch.cat([b, -self._in_place(self.first_B)], dim=1)  # type: ignore[arg-type]
+            b = torch.cat([b, -self._in_output(self.first_B)], dim=1)  # type: ignore[arg-type]
         return {"lora_A": a, "lora_B": b}
 
 
@@ -173,7 +171,6 @@ class DoRALayer(LoRALayer):
             self.register_buffer("norm", torch.empty(self.out_features))
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """As LoRA, and the magnitude from the base's weight."""
         super().reset_parameters(generator_for, base)
         norm = matrix(base).norm(dim=1)
         self.magnitude.copy_(norm if self.rows is None else norm[self.rows])
@@ -195,7 +192,7 @@ class DoRALayer(LoRALayer):
         """``m / |W + U|``, (out_features,); one in rows that are not adapted."""
         with torch.no_grad():
             norm = (matrix(base) + self.product()).norm(dim=1)
-        return self._in_place(self.magnitude, filling=norm) / norm
+        return self._in_output(self.magnitude, filling=norm) / norm
 
     def delta(self, base: nn.Module) -> Tensor:
         """``W' - W`` in the shape of the weight."""
@@ -203,10 +200,9 @@ class DoRALayer(LoRALayer):
         change = self._factor(base)[:, None] * (weight + self.product()) - weight
         return change.T if isinstance(base, Conv1D) else change
 
-    def whole(self) -> dict[str, Tensor]:
-        """As LoRA, and the magnitude of every row."""
+    def plain_lora(self) -> dict[str, Tensor]:
         filling = None if self.rows is None else self.norm
-        return {**super().whole(), "magnitude": self._in_place(self.magnitude, filling)}  # type: ignore[arg-type]
+        return {**super().plain_lora(), "magnitude": self._in_output(self.magnitude, filling)}  # type: ignore[arg-type]
 
 
 class BiasLayer(AdapterLayer):
@@ -217,15 +213,12 @@ class BiasLayer(AdapterLayer):
         self.bias = nn.Parameter(torch.empty_like(module.bias, dtype=torch.float32))  # type: ignore[arg-type]
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
-        """Take the base's values."""
         self.bias.copy_(base.bias)  # type: ignore[arg-type]
 
     def leave(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-        """Add what the bias has changed by."""
         return output + self.bias_delta(base).to(output.dtype)
 
     def bias_delta(self, base: nn.Module) -> Tensor:
-        """What the trained bias differs by from the base's."""
         return self.bias - base.bias  # type: ignore[operator]
 
 
@@ -311,7 +304,6 @@ class LoRA(LinearAdapter):
             raise UserError(f"LoRA: parts {self.parts}: choose some of q, k and v.")
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """Hang a :class:`LoRALayer` on every resolved linear module, and train what other biases are wanted."""
         chosen = {site: self._rows(site, model, arch) for site in self.targets(model, arch)}
         if self.parts and all(rows is None for rows in chosen.values()):
             raise UserError(f"LoRA: parts {self.parts} were chosen, but no query, key or value is among the modules.")
@@ -351,15 +343,8 @@ class LoRA(LinearAdapter):
         if self.parts is None or site.layer is None:
             return None
         name = site.path.removeprefix(f"{arch.layers}.{site.layer}.")
-        if arch.fused and name == arch.fused.module:
-            rows = arch.fused.parts(model.config, site.out_features)
-        elif name in arch.attn.inputs and len(arch.attn.inputs) == 3:
-            every, none = torch.arange(site.out_features), torch.arange(0)
-            order: tuple[Part, ...] = ("q", "k", "v")
-            rows = {part: every if name == own else none for part, own in zip(order, arch.attn.inputs, strict=True)}
-        else:
-            return None
-        return torch.cat([rows[part] for part in self.parts]).unique()
+        rows = arch.parts(name, model.config, site.out_features)
+        return None if rows is None else torch.cat([rows[part] for part in self.parts]).unique()
 
     def _site_rank(self, site: Site) -> int:
         return by_pattern(self.rank_pattern, site.path, self.rank)
@@ -402,7 +387,6 @@ class LoRA(LinearAdapter):
         return {path: layer for path, layer in self.sites(model).items() if isinstance(layer, LoRALayer)}
 
     def parameter_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """One group, or two under LoRA+: the B matrices learn ``lr_ratio`` times as fast."""
         if self.lr_ratio == 1.0:
             return super().parameter_groups(model)
         fast = [layer.lora_B for layer in self.matrices(model).values()]
@@ -423,29 +407,27 @@ class LoRA(LinearAdapter):
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> LoRA:
-        """As every method, with the file's own rules at hand."""
         adapter: Any = super().from_peft(config, name)
         adapter.rules = config
         return adapter
 
     def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
-        """The adapted modules, and their ranks and alphas as PEFT knows them."""
         # A, B and A0, B0 together are one LoRA of twice the rank at the same scaling.
-        times = 2 if self.init in _FROM_WEIGHT else 1
-        louder = math.sqrt(times) if self.rslora else times
+        rank_factor = 2 if self.init in _FROM_WEIGHT else 1
+        alpha_factor = math.sqrt(rank_factor) if self.rslora else rank_factor
         return {
             **super().peft_extra(model),
-            "r": self.rank * times,
-            "lora_alpha": self.alpha * louder,
+            "r": self.rank * rank_factor,
+            "lora_alpha": self.alpha * alpha_factor,
             "init_lora_weights": True,
-            "rank_pattern": {key: rank * times for key, rank in (self.rank_pattern or {}).items()},
-            "alpha_pattern": {key: alpha * louder for key, alpha in (self.alpha_pattern or {}).items()},
+            "rank_pattern": {key: rank * rank_factor for key, rank in (self.rank_pattern or {}).items()},
+            "alpha_pattern": {key: alpha * alpha_factor for key, alpha in (self.alpha_pattern or {}).items()},
         }
 
     def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """The tensors of a PEFT directory, which knows no rows and no first values."""
         tensors = super().peft_tensors(model)
         for path, layer in self.matrices(model).items():
-            for own, value in layer.whole().items():
+            for own, value in layer.plain_lora().items():
                 tensors[self.peft_key(Place(path, self.name, own).path)] = value.detach()
         return tensors

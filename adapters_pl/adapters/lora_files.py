@@ -154,29 +154,29 @@ def selected(config: dict[str, Any], model: PreTrainedModel) -> list[str]:
         return found is not None and int(found[1]) in wanted_layers
 
     excluded = config.get("exclude_modules")
-    whole = [_saved_whole(name) for name in config.get("modules_to_save") or []]
+    saved = [_saved_module(name) for name in config.get("modules_to_save") or []]
     return [
         path
         for path in linear_modules(model)
         if matches(path, targets)
         and in_layers(path)
         and not (excluded and matches(path, excluded))
-        and not any(rule.matches(path) for rule in whole)
+        and not any(rule.matches(path) for rule in saved)
     ]
 
 
-def _saved_whole(name: str) -> Pattern:
+def _saved_module(name: str) -> Pattern:
     return pattern(rf"(.*\.)?{name}(\..*)?", "modules_to_save")
 
 
 def _with_resized_embeddings(config: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Whole modules that PEFT saved unasked, as it does with embeddings that tokens were added to, as if asked."""
-    whole = [
+    saved = [
         key.removeprefix(PREFIX).removesuffix(".weight")
         for key in tensors
         if key.startswith(PREFIX) and key.endswith(".weight") and not key.endswith(_MATRICES)
     ]
     named = config.get("modules_to_save") or []
-    rules = [_saved_whole(name) for name in named]
-    added = sorted(path for path in whole if not any(rule.matches(path) for rule in rules))
+    rules = [_saved_module(name) for name in named]
+    added = sorted(path for path in saved if not any(rule.matches(path) for rule in rules))
     return {**config, "modules_to_save": [*named, *added]} if added else config

@@ -71,7 +71,6 @@ class PEFTLayers(AdapterLayer):
 
     @property
     def enabled(self) -> bool:
-        """Whether peft's layers work."""
         return self._on
 
     @enabled.setter
@@ -199,7 +198,6 @@ class PEFTAdapter(Adapter):
         return keys
 
     def detach_from(self, model: nn.Module) -> None:
-        """Put the modules back into their places."""
         if self._in(model) is not None:
             peft.unwrap(model)
         super().detach_from(model)
@@ -218,14 +216,12 @@ class PEFTAdapter(Adapter):
         return {**own, **super().adapter_parameters(model)}
 
     def adapter_state(self, model: nn.Module) -> dict[str, Tensor]:
-        """What peft saves."""
         layers = self._in(model)
         values = model.state_dict(keep_vars=True) if layers else {}
         own = {name: values[name] for name in layers.saved} if layers else {}
         return {**own, **super().adapter_state(model)}
 
     def extent(self, model: PreTrainedModel) -> str:
-        """The type of the method, and how many modules are wrapped."""
         layers = self._in(model)
         assert layers is not None
         return f"{self.kind} in {len(peft.layers(layers.wrapped))} modules"
@@ -279,7 +275,6 @@ class PEFTAdapter(Adapter):
 
     @classmethod
     def from_peft(cls, config: dict[str, Any], name: str) -> PEFTAdapter:
-        """The adapter of a directory that peft wrote."""
         kind = injectable()[config["peft_type"]]
         own = {field.name for field in dataclasses.fields(kind) if field.init}
         try:
@@ -300,11 +295,9 @@ class PEFTAdapter(Adapter):
         return settings, self.peft_tensors(model)
 
     def peft_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
-        """The tensors by peft's keys."""
         return {self.peft_key(name): value.detach() for name, value in self.adapter_state(model).items()}
 
     def peft_key(self, parameter: str) -> str:
-        """The key that peft has, or that of a copied module."""
         return self._keys[parameter] if parameter in self._keys else super().peft_key(parameter)
 
     # ---- what AdaLoRA does beside training
@@ -320,7 +313,6 @@ class PEFTAdapter(Adapter):
             self._pruned_at = trainer.global_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Add the gradient of AdaLoRA's penalty."""
         if tuner := self._adalora():
             tuner.add_penalty()
 
@@ -331,12 +323,10 @@ class PEFTAdapter(Adapter):
             tuner.prune(trainer.global_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far AdaLoRA's pruning is; nothing for other methods."""
         tuner = self._adalora()
         return tuner.state() if tuner else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on with AdaLoRA's pruning where it was."""
         if state_dict and (tuner := self._adalora()):
             tuner.restore(state_dict)
 

@@ -66,17 +66,17 @@ def fold(layer: Any, dtype: torch.dtype) -> Callable[[], None]:
         raise UserError(f"{type(inner).__name__} is no linear layer.")
     modes = {module: module.training for module in layer.modules()}
     restore = dequantise(inner, torch.float32) if is_quantised(inner) else None
-    kept = [(parameter, parameter.data) for parameter in inner.parameters(recurse=False)]
-    dtypes = [dtype if restore else values.dtype for _, values in kept]
+    before = [(parameter, parameter.data) for parameter in inner.parameters(recurse=False)]
+    dtypes = [dtype if restore else values.dtype for _, values in before]
 
     def undo() -> None:
-        for parameter, values in kept:
+        for parameter, values in before:
             parameter.data = values
         if restore:
             restore()
 
     try:
-        for parameter, values in kept:
+        for parameter, values in before:
             parameter.data = values.float()
         layer.eval()
         unit = torch.eye(sizes[0], device=inner.weight.device)
@@ -96,6 +96,6 @@ def fold(layer: Any, dtype: torch.dtype) -> Callable[[], None]:
     inner.weight.data = (rows if isinstance(inner, Conv1D) else rows.T).contiguous()
     if inner.bias is not None:
         inner.bias.data = shift[0]
-    for (parameter, _), target in zip(kept, dtypes, strict=True):
+    for (parameter, _), target in zip(before, dtypes, strict=True):
         parameter.data = parameter.data.to(target)
     return undo

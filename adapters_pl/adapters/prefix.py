@@ -91,9 +91,8 @@ class Prefix(VirtualTokens):
         config: Any = base.config
         checkpointed = base.training and getattr(base, "gradient_checkpointing", False)
         if past is None:
-            wanted = call.get("use_cache")
-            wanted = config.use_cache if wanted is None else wanted
-            past = FixedCache(self.layers) if checkpointed or not wanted else DynamicCache(config=config)
+            caches = config.use_cache if call.get("use_cache") is None else call["use_cache"]
+            past = FixedCache(self.layers) if checkpointed or not caches else DynamicCache(config=config)
             call["past_key_values"] = past
         states = self.keys_and_values(base.get_input_embeddings().weight.dtype)  # type: ignore[operator]
         states = states[:, None].expand(-1, batch, -1, -1, -1)
@@ -173,7 +172,6 @@ class PrefixTuning(VirtualTokenAdapter):
             raise UserError("PrefixTuning: a projection cannot begin as a text; leave out projection or init_text.")
 
     def make_layer(self, model: PreTrainedModel) -> Prefix:
-        """A :class:`Prefix` of the shape of the model's cache."""
         layers, heads, head_dim = cache_shape(model.config)
         return Prefix(self.virtual_tokens, layers, heads, head_dim, self.projection)
 

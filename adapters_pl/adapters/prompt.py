@@ -30,7 +30,6 @@ class SoftPrompt(VirtualTokens):
         self.prompt_embeddings = nn.Parameter(torch.empty(count, width, dtype=torch.float32))
 
     def embeddings(self) -> Tensor:
-        """The parameter itself."""
         return self.prompt_embeddings
 
     def reset_parameters(self, generator_for: Callable[[str], torch.Generator], base: nn.Module) -> None:
@@ -85,7 +84,6 @@ class SoftPromptAdapter(VirtualTokenAdapter):
         self.layer(model).by_place = True
 
     def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
-        """What PEFT says of the model."""
         text = model.config.get_text_config()
         return {
             "token_dim": embedding_width(model),
@@ -116,7 +114,6 @@ class PromptTuning(SoftPromptAdapter):
     init_text: str | None = None
 
     def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
-        """A :class:`SoftPrompt` as wide as the embedding table."""
         return SoftPrompt(self.virtual_tokens, embedding_width(model), self.init)
 
     def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:

@@ -41,7 +41,6 @@ class EncodedPrompt(SoftPrompt):
             )
 
     def embeddings(self) -> Tensor:
-        """What the encoder makes of the parameters."""
         inputs = self.prompt_embeddings
         if self.lstm is not None:
             inputs = self.lstm(inputs[None])[0][0]
@@ -79,7 +78,6 @@ class PTuning(SoftPromptAdapter):
     lstm_dropout: Share = 0.0
 
     def make_layer(self, model: PreTrainedModel) -> SoftPrompt:
-        """An :class:`EncodedPrompt` as wide as the embedding table."""
         width = embedding_width(model)
         if self.encoder == "none":
             return SoftPrompt(self.virtual_tokens, width, "random")
@@ -94,7 +92,6 @@ class PTuning(SoftPromptAdapter):
         return adapter
 
     def peft_extra(self, model: PreTrainedModel) -> dict[str, Any]:
-        """As every soft prompt, and which encoder made it."""
         return {
             **super().peft_extra(model),
             "encoder_reparameterization_type": "LSTM" if self.encoder == "lstm" else "MLP",

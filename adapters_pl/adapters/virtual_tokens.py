@@ -91,7 +91,6 @@ class ReturnVirtual(AdapterLayer):
         self.by_default = False
 
     def enter(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """Take the argument out of the call."""
         self._tokens[0].return_virtual = kwargs.pop("return_virtual", self.by_default)
         return args, kwargs
 
@@ -111,7 +110,6 @@ class VirtualTokenAdapter(Adapter):
         """The layer for ``model``, its parameters undrawn."""
 
     def inject(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
-        """Hang the virtual tokens on the decoder."""
         decoder = model.get_decoder()
         with torch.device("meta"):  # where the networks' own initial values are not drawn
             layer = self.make_layer(model)
@@ -140,7 +138,6 @@ class VirtualTokenAdapter(Adapter):
         return torch.tensor(repeated[: self.virtual_tokens])
 
     def initialize(self, model: PreTrainedModel, seed: int) -> None:
-        """As every method, with the text's tokens at hand."""
         self.layer(model).text_ids = self.text_ids(model)
         super().initialize(model, seed)
 
@@ -153,7 +150,6 @@ class VirtualTokenAdapter(Adapter):
         return "prompt_embeddings"
 
     def extent(self, model: PreTrainedModel) -> str:
-        """The number of virtual tokens."""
         return f"{self.virtual_tokens} virtual tokens"
 
 

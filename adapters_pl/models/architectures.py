@@ -125,6 +125,21 @@ class Architecture:
         sublayer = self.sublayer(role)
         return sublayer.inputs if role == "attn" else (*sublayer.inputs, sublayer.output)
 
+    def parts(
+        self, name: str, config: PretrainedConfig, out_features: int
+    ) -> dict[Literal["q", "k", "v"], Tensor] | None:
+        """The output rows of query, key and value in the projection ``name``, relative to its layer.
+
+        ``None`` if it is none of theirs; see :meth:`FusedQKV.parts`.
+        """
+        if self.fused and name == self.fused.module:
+            return self.fused.parts(config, out_features)
+        if name not in self.attn.inputs or len(self.attn.inputs) != 3:
+            return None
+        every, none = torch.arange(out_features), torch.arange(0)
+        q, k, v = (every if name == own else none for own in self.attn.inputs)
+        return {"q": q, "k": k, "v": v}
+
     def decoder_layers(self, model: nn.Module) -> nn.ModuleList:
         """The list of decoder layers of ``model``; raises ``UserError`` if the row does not fit it."""
         try:

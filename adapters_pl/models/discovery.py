@@ -7,7 +7,6 @@ mixture of experts can still be adapted in its attention, and any model by ``tar
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -115,21 +114,16 @@ def _layer_list(model: PreTrainedModel) -> tuple[str, list[str]]:
     return longest[0], longest[1:]
 
 
-def _own_modules(layer: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a layer by their names relative to it, those of adapters left out."""
-    return dict(base_modules(layer))
-
-
 def _linears(layer: nn.Module) -> Linears:
-    """The linear ones among them, in the order of their definition."""
-    sizes = {path: linear_sizes(module) for path, module in _own_modules(layer).items()}
+    """The linear modules of a layer by their names relative to it, in the order of their definition."""
+    sizes = {path: linear_sizes(module) for path, module in base_modules(layer)}
     return {path: size for path, size in sizes.items() if size}
 
 
 def _in_every_layer(role: Role, layers: nn.ModuleList, hidden: int) -> Sublayer:
     """The sublayer that all layers have under the same names."""
     find = _attention if role == "attn" else _mlp
-    if role == "mlp" and any(_EXPERT.search(path) for layer in layers for path in _own_modules(layer)):
+    if role == "mlp" and any(_EXPERT.search(path) for layer in layers for path, _ in base_modules(layer)):
         raise _NotFound("it is a mixture of experts")
     found: set[Sublayer] = set()
     reasons = []
@@ -165,7 +159,7 @@ def _attention(linears: Linears, hidden: int) -> Sublayer:
     ]
     named = [path for path in back if _ATTN_OUTPUT.fullmatch(_leaf(path))] or back
     if len(named) != 1:
-        raise _NotFound(f"its output is not one of {_listed(named)}" if named else "nothing leads out of it")
+        raise _NotFound(f"its output is not one of {', '.join(named)}" if named else "nothing leads out of it")
     return Sublayer(inputs, named[0])
 
 
@@ -191,7 +185,7 @@ def _mlp(linears: Linears, hidden: int) -> Sublayer:
     inner = linears[output][0]
     inputs = [path for path in found if path != output and linears[path] in ((hidden, inner), (hidden, 2 * inner))]
     if not inputs or len(inputs) + 1 < len(found):
-        raise _NotFound(f"the part of {_listed(path for path in found if path not in (*inputs, output))} is unclear")
+        raise _NotFound(f"the part of {', '.join(path for path in found if path not in (*inputs, output))} is unclear")
     if len(inputs) == 1:
         return Sublayer((inputs[0],), output)
     leaves = {path: _leaf(path).lower() for path in inputs}
@@ -199,7 +193,7 @@ def _mlp(linears: Linears, hidden: int) -> Sublayer:
     first_names = set(leaves.values()) == {"w1", "w3"}
     gates = [path for path, leaf in leaves.items() if (leaf == "w1" if first_names else "gate" in leaf)]
     if len(inputs) != 2 or len(gates) != 1:
-        raise _NotFound(f"it is unclear which of {_listed(inputs)} is the gate")
+        raise _NotFound(f"it is unclear which of {', '.join(inputs)} is the gate")
     (up,) = (path for path in inputs if path not in gates)
     return Sublayer((up,), output, gate=gates[0])
 
@@ -212,16 +206,12 @@ def _leaf(path: str) -> str:
     return path.rpartition(".")[2]
 
 
-def _listed(paths: Iterable[str]) -> str:
-    return ", ".join(paths)
-
-
 def _problem(model: PreTrainedModel, role: Role, reason: str, layers: nn.ModuleList) -> str:
     sublayer, other = ("attention", "mlp") if role == "attn" else ("MLP", "attn")
     names = sorted({path for layer in layers for path in _linears(layer)})
     return (
         f"The {sublayer} of {type(model).__name__} was not found: {reason}. Name the modules with "
-        f"--adapter.target_modules (linear modules of a layer: {_listed(names)}) "
+        f"--adapter.target_modules (linear modules of a layer: {', '.join(names)}) "
         f"or adapt the other sublayer with --adapter.placement {other}."
     )
 
@@ -231,7 +221,7 @@ def _announce(model: PreTrainedModel, architecture: Architecture) -> None:
 
     def shown(sublayer: Sublayer) -> str:
         gate = f", gate {sublayer.gate}" if sublayer.gate else ""
-        return "not found" if sublayer.problem else f"{_listed(sublayer.inputs)} -> {sublayer.output}{gate}"
+        return "not found" if sublayer.problem else f"{', '.join(sublayer.inputs)} -> {sublayer.output}{gate}"
 
     line = (
         f"No row for model type '{model.config.model_type}'; found in {architecture.layers}: "

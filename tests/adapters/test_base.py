@@ -93,6 +93,13 @@ def test_the_command_line_knows_the_types_and_the_words_on_every_argument(cls):
         assert words in " ".join(shown.format_help().split())
 
 
+def test_arguments_that_were_given_by_place_are_no_others_now():
+    with pytest.raises(TypeError, match="positional"):
+        IA3("attn")
+    with pytest.raises(TypeError, match="positional"):
+        LoRA(4, 8, 0.0, "attn")
+
+
 def test_ranges_and_choices_of_fields_are_checked():
     with pytest.raises(UserError, match="Scale: parts is 0; it must be at least 1"):
         Scale(parts=0)
