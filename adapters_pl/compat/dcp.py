@@ -46,7 +46,7 @@ def save(checkpoint: dict[str, Any], path: Path, rank: int, all_of: Callable[[bo
         OSError: a process could not write; on all of them, and what was at ``path`` is still there.
     """
 
-    def together(work: Callable[[], Any], here: bool = True) -> None:
+    def on_all_ranks(work: Callable[[], Any], here: bool = True) -> None:
         failed: Exception | None = None
         try:
             if here:
@@ -58,8 +58,8 @@ def save(checkpoint: dict[str, Any], path: Path, rank: int, all_of: Callable[[bo
                 shutil.rmtree(target, ignore_errors=True)
             raise failed or OSError(errno.EIO, "another process could not write its part", str(target))
 
-    mine: dict[str, Tensor] = {}
-    rest = _take(checkpoint, "", mine)
+    shards: dict[str, Tensor] = {}
+    rest = _take(checkpoint, "", shards)
     before = path.resolve() if path.exists() else None
     target = path.with_name(f"{path.name}-{checkpoint.get('global_step', 0)}")
     if before == target:
@@ -80,9 +80,9 @@ def save(checkpoint: dict[str, Any], path: Path, rank: int, all_of: Callable[[bo
         if before is not None and before.is_dir():
             shutil.rmtree(before, ignore_errors=True)
 
-    together(begin, rank == 0)
-    together(lambda: torch.save(mine, target / f"part-{rank}.pt"))
-    together(end, rank == 0)
+    on_all_ranks(begin, rank == 0)
+    on_all_ranks(lambda: torch.save(shards, target / f"part-{rank}.pt"))
+    on_all_ranks(end, rank == 0)
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -105,15 +105,15 @@ def _read(file: Path) -> Any:
     return torch.load(file, map_location="cpu", weights_only=True)
 
 
-def _take(tree: Any, path: str, mine: dict[str, Tensor]) -> Any:
-    """``tree`` with a note in place of every sharded tensor, whose shard goes into ``mine``."""
+def _take(tree: Any, path: str, shards: dict[str, Tensor]) -> Any:
+    """``tree`` with a note in place of every sharded tensor, whose shard goes into ``shards``."""
     if isinstance(tree, DTensor):
-        mine[path] = tree.to_local().detach().cpu().clone()
+        shards[path] = tree.to_local().detach().cpu().clone()
         return {_STORED: path}
     if isinstance(tree, dict):
-        return {key: _take(value, f"{path}/{key}", mine) for key, value in tree.items()}
+        return {key: _take(value, f"{path}/{key}", shards) for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        return [_take(value, f"{path}/{i}", mine) for i, value in enumerate(tree)]
+        return [_take(value, f"{path}/{i}", shards) for i, value in enumerate(tree)]
     return tree
 
 

@@ -77,9 +77,7 @@ class RunRecorder(Callback):
         self._begun = False
         self._keep_others_out(trainer, "fit")
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Once a batch has worked, this is the run that ``test`` takes; what it replaces stays until then."""
         self._say_what_runs(trainer)
 
@@ -273,7 +271,6 @@ class Progress(RichProgressBar):
         self._since = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to count."""
         super().on_train_start(trainer, pl_module)
         self._tokens, self._since = 0, time.monotonic()
 
@@ -294,17 +291,9 @@ class Progress(RichProgressBar):
             metrics["tokens/s"] = round(self._tokens / max(1e-9, time.monotonic() - self._since))
         return metrics
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Show the share of right answers so far, of this process."""
-        super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)
+        super().on_test_batch_end(trainer, pl_module, *args)
         records = [record for answered in getattr(pl_module, "records", {}).values() for record in answered]
         if records and self.progress is not None and self.test_progress_bar_id is not None:
             share = sum(bool(record["correct"]) for record in records) / len(records)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,12 +33,18 @@ def check_packing(module: Any, collate: Collate) -> None:
         key: value.to(module.computes_on) if isinstance(value, Tensor) else value
         for key, value in collate(items).items()
     }
-    with _evaluating(module):
+    was_training = module.model.training
+    module.model.eval()
+    with torch.no_grad():
         try:
-            packed = as_forward(module.model, lambda: module.hidden_states(batch)).float()
-            same = all(close(packed[place], _alone(module, batch["input_ids"][place])) for place in _rows(batch))
+            packed = _states(module, batch)
+            same = all(
+                close(packed[sequence, places], _states(module, _row_alone(batch["input_ids"][sequence, places]))[0])
+                for sequence, places in _rows(batch)
+            )
         except (TypeError, ValueError, RuntimeError, AttributeError):
             same = False  # it takes no positions, or cannot do without a mask
+    module.model.train(was_training)
     if not same:
         names = ", ".join(sorted({type(adapter).__name__ for adapter in module.adapters.values()}))
         raise UserError(
@@ -47,22 +52,16 @@ def check_packing(module: Any, collate: Collate) -> None:
         )
 
 
+def _states(module: Any, batch: dict[str, Tensor]) -> Tensor:
+    return as_forward(module.model, lambda: module.hidden_states(batch)).float()
+
+
+def _row_alone(ids: Tensor) -> dict[str, Tensor]:
+    return {"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])}
+
+
 def _rows(batch: dict[str, Tensor]) -> Iterator[tuple[int, Tensor]]:
     """Where every row of a packed batch lies: its sequence, and its places in it."""
     for sequence, (segments, mask) in enumerate(zip(batch["segment_ids"], batch["attention_mask"], strict=True)):
         for segment in segments[mask == 1].unique().tolist():
             yield sequence, (segments == segment).nonzero()[:, 0]
-
-
-def _alone(module: Any, ids: Tensor) -> Tensor:
-    batch = {"input_ids": ids[None], "attention_mask": torch.ones_like(ids[None])}
-    return as_forward(module.model, lambda: module.hidden_states(batch)).float()[0]
-
-
-@contextmanager
-def _evaluating(module: Any) -> Iterator[None]:
-    was_training = module.model.training
-    module.model.eval()
-    with torch.no_grad():
-        yield
-    module.model.train(was_training)

@@ -68,7 +68,7 @@ class Guards(Callback):
     def __init__(self, run: Run) -> None:
         self.run = run
         #: How this process was asked to end training.
-        self.asked = Stop.NO
+        self.requested = Stop.NO
         #: How all processes know that training ends after this step.
         self.stopping = Stop.NO
         self._requeue_signal: int | None = None
@@ -88,7 +88,7 @@ class Guards(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take over the signals that end a process; Lightning gives all signals back in the end."""
-        self.asked = self.stopping = Stop.NO
+        self.requested = self.stopping = Stop.NO
         self._batches, self._losses, self._norm, self._pending = [], [], None, None
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, *ENDING, self._requeue_signal):
@@ -98,33 +98,27 @@ class Guards(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         let_go_of_closed_streams()
-        if number == signal.SIGINT and self.asked:
+        if number == signal.SIGINT and self.requested:
             raise KeyboardInterrupt
-        self.asked = max(self.asked, Stop.REQUEUED if number == self._requeue_signal else Stop.SAVED)
+        self.requested = max(self.requested, Stop.REQUEUED if number == self._requeue_signal else Stop.SAVED)
 
     # ---- losses and gradients
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remember what the step is made of."""
         self._batches.append(batch)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Remember the batch's loss."""
         self._losses.append(loss.detach().float())
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Measure the gradient before it is clipped."""
-        gradients = [
-            local_value(p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None
-        ]
-        if getattr(trainer.precision_plugin, "scaler", None) is None:
-            self._norm = get_total_norm(gradients).float()
-        else:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
             self._norm = torch.zeros((), device=trainer.strategy.root_device)
+            return
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self._norm = get_total_norm([local_value(p.grad) for p in parameters if p.grad is not None]).float()
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Judge the step that has just been taken, if one was."""
         if self._norm is None:
             return
@@ -132,13 +126,13 @@ class Guards(Callback):
         values = torch.stack([value.to(device, non_blocking=True) for value in (*self._losses, self._norm)])
         broken = ~values.isfinite().all()
         if trainer.world_size > 1:
-            mine = torch.tensor([0, self.asked, _failure(trainer) is not None], dtype=torch.int32)
-            flags = mine.to(device, non_blocking=True)
+            flags = torch.tensor([0, self.requested, _failure(trainer) is not None], dtype=torch.int32)
+            flags = flags.to(device, non_blocking=True)
             flags[0] = broken
             torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
         else:
             flags = broken.reshape(1)
-            self.stopping = self.asked
+            self.stopping = self.requested
         before, self._pending = (
             self._pending,
             _Verdict(trainer.global_step, self._batches, _on_host(values), _on_host(flags), _event(device)),
@@ -176,12 +170,12 @@ class Guards(Callback):
             self._pending = None
         if verdict.arrived is not None:
             verdict.arrived.synchronize()
-        broken, asked, full = (*verdict.flags.tolist(), 0, 0)[:3]
+        broken, requested, full = (*verdict.flags.tolist(), 0, 0)[:3]
         if broken:
             raise UserError(self._describe(trainer, verdict))
         if full:
             raise UserError(trainer.strategy.broadcast(_failure(trainer)))
-        self.stopping = Stop(max(self.stopping, asked))
+        self.stopping = Stop(max(self.stopping, requested))
 
     def _describe(self, trainer: Trainer, verdict: _Verdict) -> str:
         """What is wrong with a step, in the words of the processes that found it."""

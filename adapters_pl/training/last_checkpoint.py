@@ -51,19 +51,11 @@ class LastCheckpoint(Checkpoint):
         if self.guards.stopping:
             self._stop(trainer, self.guards.stopping)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """End within a validation; several processes may have different numbers of batches, and end after it."""
-        if self.guards.asked and trainer.world_size == 1 and trainer.state.fn == "fit":
+        if self.guards.requested and trainer.world_size == 1 and trainer.state.fn == "fit":
             self._save(trainer)
-            self._stop(trainer, self.guards.asked)
+            self._stop(trainer, self.guards.requested)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save what training ends with, and validate it unless that was done."""

@@ -16,9 +16,13 @@ What Lightning 2.6 does by itself, and what is done here instead:
 
 from __future__ import annotations
 
+import io
+import random
+import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -39,7 +43,6 @@ from adapters_pl.data.sampler import StepLoader, StepSampler
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.untrusted import has_shape
 from adapters_pl.training.metrics_file import MetricsFile
-from adapters_pl.training.random_state import one_of, processes, random_state, set_random_state, together
 
 #: Where a checkpoint says how training stands.
 KEY = "resume"
@@ -118,14 +121,14 @@ class Resume(Callback):
             position = {**position, "epoch": position["epoch"] + 1, "rows": 0}
         # As Lightning has it: the epoch of the last batch that counts.
         checkpoint["epoch"] = max(0, position["epoch"] - (not position["rows"]))
-        mine = self._at_step if within else self._at_validation
+        state = self._at_step if within else self._at_validation
         checkpoint[KEY] = {
             **position,
             "batches": done_of_all - within,
             "validating": validating,
             "rates": self._rates,
             "metrics": metrics_of(trainer),
-            "random": together(mine or random_state(trainer.strategy.root_device)),
+            "random": all_random_states(state or random_state(trainer.strategy.root_device)),
         }
 
     # ---- going on
@@ -144,10 +147,10 @@ class Resume(Callback):
             if "lr_lambdas" in schedule:
                 schedule["lr_lambdas"] = [None] * len(schedule["lr_lambdas"])
         _stay_in_the_folder(trainer, checkpoint["callbacks"])
-        then, now = processes(self._stored["random"]), trainer.world_size
-        if then != now:
+        before, now = len(self._stored["random"]["lengths"]), trainer.world_size
+        if before != now:
             rank_zero_info(
-                f"resuming on {now} process{'es' * (now > 1)} what {then} began: every remaining row comes once, but "
+                f"resuming on {now} process{'es' * (now > 1)} what {before} began: every remaining row comes once, but "
                 "steps and random numbers are not those of an uninterrupted run."
             )
 
@@ -165,7 +168,9 @@ class Resume(Callback):
             trainer.train_dataloader.load_state_dict(self._stored)
         restore_metrics(trainer, self._stored["metrics"])
         if self._rates != self._stored["rates"]:
-            _change_rates(trainer, [now / then for now, then in zip(self._rates, self._stored["rates"], strict=True)])
+            _change_rates(
+                trainer, [now / before for now, before in zip(self._rates, self._stored["rates"], strict=True)]
+            )
 
     def _have_gone_on(self, trainer: Trainer) -> None:
         """Begin with the random numbers that come next; nothing is left of the interruption then."""
@@ -173,8 +178,9 @@ class Resume(Callback):
         if stored is None:
             return
         forget_restart(trainer)
-        if processes(stored["random"]) == trainer.world_size:
-            set_random_state(one_of(stored["random"], trainer.global_rank), trainer.strategy.root_device)
+        if len(stored["random"]["lengths"]) == trainer.world_size:
+            state = random_state_of(stored["random"], trainer.global_rank)
+            set_random_state(state, trainer.strategy.root_device)
 
 
 def _sampler(loader: StepLoader) -> StepSampler:
@@ -244,3 +250,50 @@ def _strange(trainer: Trainer) -> UserError:
     return UserError(
         f"{trainer.ckpt_path}: what it says of its training is not as adapters-pl writes it; take another checkpoint."
     )
+
+
+# ---- random numbers
+
+
+def random_state(device: torch.device) -> list[Any]:
+    """The random state of this process without a pickle: the generators' words as bytes, and the numbers beside."""
+    version, words, gauss = random.getstate()
+    kind, keys, place, has_gauss, cached = np.random.get_state()
+    parts = [np.array(words, np.uint32).tobytes(), np.asarray(keys).tobytes(), torch.get_rng_state().numpy().tobytes()]
+    if device.type == "cuda":
+        parts.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+    return [parts, [version, gauss], [kind, place, has_gauss, cached]]
+
+
+def set_random_state(state: list[Any], device: torch.device) -> None:
+    """Go on with the numbers that come after ``state``, which :func:`random_state` gave."""
+    (words, keys, cpu, *gpu), (version, gauss), (kind, *rest) = state
+    random.setstate((version, tuple(np.frombuffer(words, np.uint32).tolist()), gauss))
+    np.random.set_state((kind, np.frombuffer(keys, np.uint32), *rest))
+    torch.set_rng_state(torch.frombuffer(bytearray(cpu), dtype=torch.uint8))
+    if device.type == "cuda" and gpu:
+        torch.cuda.set_rng_state(torch.frombuffer(bytearray(gpu[0]), dtype=torch.uint8), device)
+
+
+def all_random_states(own: list[Any]) -> dict[str, Any]:
+    """The states of all processes as a tensor and numbers; called by every process.
+
+    Ten kilobytes of each would be much beside a small adapter: what is the same in all of them is stored once.
+    """
+    states: list[Any] = [own]
+    if torch.distributed.is_initialized():
+        states = [None] * torch.distributed.get_world_size()
+        torch.distributed.all_gather_object(states, own)
+    content = zlib.compress(b"".join(part for parts, *_ in states for part in parts))
+    return {
+        "bytes": torch.frombuffer(bytearray(content), dtype=torch.uint8),
+        "lengths": [[len(part) for part in parts] for parts, *_ in states],
+        "numbers": [numbers for _, *numbers in states],
+    }
+
+
+def random_state_of(stored: dict[str, Any], rank: int) -> list[Any]:
+    """The state of the process ``rank`` in ``stored``, which :func:`all_random_states` gave."""
+    content = io.BytesIO(zlib.decompress(stored["bytes"].numpy().tobytes()))
+    parts = [[content.read(length) for length in lengths] for lengths in stored["lengths"]]
+    return [parts[rank], *stored["numbers"][rank]]

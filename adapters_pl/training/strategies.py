@@ -195,17 +195,16 @@ class FullyShardedStrategy(StrategyTraits, ModelParallelStrategy):
         for optimizer, state in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
             ids = [i for group in state["param_groups"] for i in group["params"]]
+            # A step counter is one number for all of a parameter's.
             shards = {
-                i: {key: _like(value, p) if value_of(p, value) else value for key, value in state["state"][i].items()}
+                i: {
+                    key: _like(value, p) if isinstance(value, Tensor) and value.shape == p.shape else value
+                    for key, value in state["state"][i].items()
+                }
                 for i, p in zip(ids, parameters, strict=True)
                 if i in state["state"]
             }
             optimizer.load_state_dict({**state, "state": shards})
-
-
-def value_of(parameter: Tensor, value: Any) -> bool:
-    """Whether an optimizer's ``value`` is one number for each of ``parameter``'s (and no step counter)."""
-    return isinstance(value, Tensor) and value.shape == parameter.shape
 
 
 #: What may stand for a strategy in ``--trainer.strategy``, beside Lightning's own names.
@@ -334,7 +333,7 @@ def _like(value: Tensor, sharded: Tensor) -> Tensor:
 def _fill(target: Tensor, value: Tensor) -> None:
     """Put ``value`` into ``target``, each process its shard of it."""
     if isinstance(target, DTensor):
-        mine: Any = _like(value, target)
-        target.to_local().copy_(mine.to_local())
+        shard: Any = _like(value, target)
+        target.to_local().copy_(shard.to_local())
     else:
         target.copy_(value)

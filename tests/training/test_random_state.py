@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from adapters_pl.training.random_state import one_of, processes, random_state, set_random_state, together
+from adapters_pl.training.resume import all_random_states, random_state, random_state_of, set_random_state
 
 CPU = torch.device("cpu")
 
@@ -38,12 +38,12 @@ def stored(monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
 
-    def all_gather(parts, mine):
+    def all_gather(parts, own):
         parts[:] = states
 
     monkeypatch.setattr(torch.distributed, "all_gather_object", all_gather)
     file = io.BytesIO()
-    torch.save(together(states[0]), file)
+    torch.save(all_random_states(states[0]), file)
     size = file.tell()
     file.seek(0)
     return torch.load(file, weights_only=True), drawn, size
@@ -51,10 +51,10 @@ def stored(monkeypatch):
 
 def test_every_process_goes_on_with_its_own(stored):
     state, drawn, _ = stored
-    assert processes(state) == 8
+    assert len(state["lengths"]) == 8
     for rank in (3, 0, 7):
         seed(99)
-        set_random_state(one_of(state, rank), CPU)
+        set_random_state(random_state_of(state, rank), CPU)
         assert draw() == drawn[rank]
 
 
@@ -65,9 +65,9 @@ def test_eight_processes_fit_into_what_a_checkpoint_may_have_for_itself(stored):
 
 def test_one_process_needs_no_others():
     seed(1)
-    state = together(random_state(CPU))
+    state = all_random_states(random_state(CPU))
     expected = draw()
-    set_random_state(one_of(state, 0), CPU)
+    set_random_state(random_state_of(state, 0), CPU)
     assert draw() == expected
 
 
@@ -75,7 +75,7 @@ def test_one_process_needs_no_others():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_goes_on_as_well():
     gpu = torch.device("cuda", 0)
-    state = together(random_state(gpu))
+    state = all_random_states(random_state(gpu))
     expected = torch.rand(3, device=gpu)
-    set_random_state(one_of(state, 0), gpu)
+    set_random_state(random_state_of(state, 0), gpu)
     assert torch.equal(torch.rand(3, device=gpu), expected)
