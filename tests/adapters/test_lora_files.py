@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from adapters_pl import IA3, LoRA, ParallelAdapter, SeriesAdapter, UserError, load_adapter, save_adapter
 from adapters_pl.adapters import adapter_layers
 from tests.conftest import tiny_model
+from tests.helpers.methods import with_biases
 
 IDS = torch.randint(3, 300, (2, 7), generator=torch.Generator().manual_seed(0))
 
@@ -19,17 +20,6 @@ IDS = torch.randint(3, 300, (2, 7), generator=torch.Generator().manual_seed(0))
 def logits(model):
     with torch.no_grad():
         return model.eval()(IDS).logits
-
-
-def with_biases(name, **changes):
-    """A model whose biases and norms count; a new one has biases of zero."""
-    model = tiny_model(name, **changes)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 1:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return model
 
 
 def shaken(model):

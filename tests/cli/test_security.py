@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import sys
 import uuid
@@ -368,15 +369,15 @@ class Payload:
 
 
 def test_no_pickle_is_run_and_nobody_is_told_to_run_it(folder, make_base, capsys):
-    import pickle
-
     base = folder / "pickled"
     shutil.copytree(make_base(), base)
     (base / "model.safetensors").unlink()
     torch.save({"weight": Payload()}, base / "pytorch_model.bin")
     (folder / "evil.ckpt").write_bytes(pickle.dumps(Payload()))
+    torch.save({"adapters_pl": Payload(), "state_dict": {}}, folder / "packed.ckpt")
     assert main(["test", "--model.base", str(base), *ROWS, *QUIET]) == 1
     assert main(["test", "--ckpt_path", "evil.ckpt", *QUIET]) == 1
+    assert main(["test", "--ckpt_path", "packed.ckpt", *QUIET]) == 1
     assert main(["fit", "--adapter_path", "evil.ckpt", *ROWS, *QUICK]) == 1
     said = capsys.readouterr().err
     assert not Path("ran").exists()

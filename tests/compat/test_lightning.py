@@ -44,6 +44,10 @@ class Seen(Callback):
     def __init__(self):
         self.batches = []
         self.validations = []
+        self.epochs = []
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        self.epochs.append(compat.batches_done(trainer))
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         self.batches.append((trainer.current_epoch, batch_idx, *compat.batches_done(trainer)))
@@ -85,6 +89,7 @@ def test_batches_are_counted_in_the_epoch_and_in_all(tmp_path):
     trainer, seen = trained(tmp_path, max_epochs=2)
     trainer.fit(Line(), loader(), loader())
     assert seen.batches == [(n // ROWS, n % ROWS, n % ROWS, n) for n in range(2 * ROWS)]
+    assert seen.epochs == [(0, 0), (0, ROWS)]
     assert compat.batches_done(trainer) == (ROWS, 2 * ROWS)
 
 

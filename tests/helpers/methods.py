@@ -9,7 +9,19 @@ import torch
 from adapters_pl import IA3, LoRA, ParallelAdapter, PrefixTuning, PromptTuning, PTuning, SeriesAdapter
 from tests.conftest import tiny_model
 
-untouched = cache(tiny_model)  # one of each architecture, for tests that compare with it and never change it
+
+def with_biases(name, **changes):
+    """A model whose biases and norms count; a new one has biases of zero."""
+    model = tiny_model(name, **changes)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return model
+
+
+untouched = cache(with_biases)  # one of each architecture, for tests that compare with it and never change it
 
 METHODS = {
     "lora": lambda **kw: LoRA(rank=4, alpha=8, dropout=0.3, **kw),

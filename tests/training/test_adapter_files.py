@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -220,16 +221,30 @@ def test_an_empty_folder_is_refused(tmp_path, model):
         load_adapter(model, tmp_path)
 
 
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, model):
-    import pickle
+def bare_pickle(content, path):
+    path.write_bytes(pickle.dumps(content))
 
-    witness = tmp_path / "ran"
+
+@pytest.mark.parametrize("write", [bare_pickle, torch.save])
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("evil.ckpt", "cannot be read as a checkpoint"),
+        ("evil.ckpt/rest.pt", "not whole"),
+        ("adapter/adapter_model.bin", "cannot be read as plain tensors"),
+    ],
+)
+def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path, model, write, file, message):
+    witness, path = tmp_path / "ran", tmp_path / file
 
     class Payload:
         def __reduce__(self):
             return Path.touch, (witness,)
 
-    (tmp_path / "evil.ckpt").write_bytes(pickle.dumps({"adapters_pl": Payload(), "state_dict": {}}))
-    with pytest.raises(UserError, match="cannot be read as a checkpoint"):
-        load_adapter(model, tmp_path / "evil.ckpt")
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix == ".bin":
+        (path.parent / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    write({"adapters_pl": Payload(), "state_dict": {}, "parts": 0, "checkpoint": {}}, path)
+    with pytest.raises(UserError, match=message):
+        load_adapter(model, path if file == "evil.ckpt" else path.parent)
     assert not witness.exists()
