@@ -49,13 +49,15 @@ def available() -> dict[str, list[Path]]:
     for folder in reversed([folder for folder in folders() if folder.is_dir()]):
         paths = [path for path in sorted(folder.rglob("*.yaml")) if path.is_file()]
         files.update({path.relative_to(folder).as_posix(): path for path in paths})
+    return {name: found for name, found, _ in _pairs(files)} | {name: [path] for name, path in files.items()}
+
+
+def _pairs(files: Mapping[str, Path]) -> Iterator[tuple[str, list[Path], str]]:
+    """Every method with every model: their name, their files, and which two they are."""
     common = [files[COMMON]] if COMMON in files else []
-    pairs = {
-        f"{method}_{model}.yaml": [*common, below, above]
-        for method, above in _parts(files, METHODS)
-        for model, below in _parts(files, MODELS)
-    }
-    return pairs | {name: [path] for name, path in files.items()}
+    for method, above in _parts(files, METHODS):
+        for model, below in _parts(files, MODELS):
+            yield f"{method}_{model}.yaml", [*common, below, above], f"method {method} with model {model}"
 
 
 def _parts(files: Mapping[str, Path], folder: str) -> list[tuple[str, Path]]:
@@ -67,15 +69,19 @@ def find(name: str) -> list[Path]:
     """The files that ``--config name`` means, in the order in which they merge.
 
     Raises:
-        UserError: there are none; the message offers the nearest name.
+        UserError: there are none, and the message offers the nearest name; or two pairs have this name.
     """
     for candidate in (Path(name), Path(f"{name}.yaml")):
         if candidate.is_file():
             return [candidate]
     known = available()
     for key in (name, f"{name}.yaml"):
-        if key in known:
-            return known[key]
+        if len(found := known.get(key, [])) > 1:
+            single = {key: files[0] for key, files in known.items() if len(files) == 1}
+            if len(meant := [pair for pair_name, _, pair in _pairs(single) if pair_name == key]) > 1:
+                raise UserError(f"config '{name}' could be {' or '.join(meant)}: rename a file of one of them.")
+        if found:
+            return found
     nearest = did_you_mean(name, known, most=1, otherwise="adapters-pl recipes lists them.")
     raise UserError(f"config '{name}': no such file or recipe: {nearest}")
 

@@ -28,16 +28,7 @@ DEFAULT_ROOT = "runs"
 GO_ON = "adapters-pl fit --ckpt_path last"
 #: All of the environment that a run records: they name its SLURM job.
 RECORDED_VARIABLES = ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")
-_PACKAGES = (
-    "adapters-pl",
-    "torch",
-    "lightning",
-    "transformers",
-    "datasets",
-    "torchmetrics",
-    "jsonargparse",
-    "peft",
-)
+_PACKAGES = ["adapters-pl", "torch", "lightning", "transformers", "datasets", "torchmetrics", "jsonargparse", "peft"]
 
 
 class Run:

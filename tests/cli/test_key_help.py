@@ -52,6 +52,7 @@ def test_the_defaults_are_those_of_the_command(printed, command):
 def test_every_key_is_in_the_full_help_and_every_line_fits(printed, command):
     short, full = printed(command, "--help"), printed(command, "--help_all")
     assert re.findall(r"^  --([\w.]+) ", short, re.MULTILINE) == list(KEYS[command])
+    assert full.startswith(f"usage: adapters-pl {command} ")
     assert max(map(len, short.splitlines())) <= 120
     for key in KEYS[command]:
         section = key.partition(".")[0]

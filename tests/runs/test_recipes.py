@@ -260,3 +260,10 @@ def test_nothing_heavy_is_imported():
     program = "import sys, adapters_pl.runs.recipes; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert {"torch", "lightning", "jsonargparse", "transformers"}.isdisjoint(done.stdout.split())
+
+
+def test_a_name_of_two_pairs_is_refused(place):
+    place(*(f"work/configs/{name}.yaml" for name in ("methods/a", "methods/a_b", "models/b_c", "models/c")))
+    with pytest.raises(UserError, match="'a_b_c' could be method a with model b_c or method a_b with model c: rename"):
+        find("a_b_c")
+    assert len(find("a_c")) == 2
