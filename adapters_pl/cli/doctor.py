@@ -28,8 +28,10 @@ from adapters_pl.cli.probes import (
     NETWORK,
     PACKAGE,
     answer_of,
+    described,
     import_each,
     index_url,
+    judgement_of,
     lacking,
     module_of,
     only_by,
@@ -163,41 +165,23 @@ def packages() -> tuple[list[Finding], dict[str, Any] | None]:
         list(dict.fromkeys(module_of(r.name) for r in group if version_of(r.name))) for group in (needed, optional)
     ]
     with ThreadPoolExecutor(len(groups)) as pool:
-        came = {name: said for result in pool.map(import_each, groups) for name, said in result.items()}
+        imports = {name: said for result in pool.map(import_each, groups) for name, said in result.items()}
     for r in needed:
-        wrong, remedy = _judge(r, came)
+        wrong, remedy = judgement_of(r, imports)
         problem = f"fit and test do not start, {wrong}: {remedy}" if wrong else ""
-        findings.append(Finding("packages", r.name, _described(r), problem, bool(wrong)))
+        findings.append(Finding("packages", r.name, described(r), problem, bool(wrong)))
     for extra, group in extras.items():
-        judged = [judgement for r in group if (judgement := _judge(r, came))[0]]
+        judged = [judgement for r in group if (judgement := judgement_of(r, imports))[0]]
         wrongs = [wrong for wrong, _ in judged]
         # What is here and does not import is not mended by installing the extra again.
         broken = judged and not any(lacking(r) for r in group)
         remedy = judged[0][1] if broken else f"pip install '{PACKAGE}[{extra}]'"
-        value = f"{'incomplete' if wrongs else 'complete'}: {', '.join(f'{r.name} {_described(r)}' for r in group)}"
+        value = f"{'incomplete' if wrongs else 'complete'}: {', '.join(f'{r.name} {described(r)}' for r in group)}"
         need = NEEDS.get(extra, f"what is for {extra}")
         several = f" and {len(wrongs) - 2} more" if len(wrongs) > 2 else ""
         problem = f"{need} does not work, {', '.join(wrongs[:2])}{several}: {remedy}"
         findings.append(Finding("extras", extra, value, problem if wrongs else ""))
-    return findings, came.get("torch", {}).get("devices")
-
-
-def _described(requirement: Any) -> str:
-    return f"{version_of(requirement.name) or 'missing'} ({requirement.specifier or 'any'})"
-
-
-def _judge(requirement: Any, came: dict[str, dict[str, Any]]) -> tuple[str, str]:
-    """What is wrong with a package, by its version or by what came of importing it, and how to mend it; or nothing."""
-    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
-    plain = f"'{requirement.name}{extras}{requirement.specifier}'"
-    if short := lacking(requirement):
-        return ", ".join(short), f"pip install {plain}"
-    error = came.get(module_of(requirement.name), {}).get("error")
-    if not error:
-        return "", ""
-    if requirement.name != "torch" and error == came.get("torch", {}).get("error"):
-        return f"{requirement.name} does not import for the same reason as torch", "mend torch first"
-    return f"{requirement.name} does not import ({error})", f"pip install --force-reinstall {plain}"
+    return findings, imports.get("torch", {}).get("devices")
 
 
 # ---- folders
@@ -216,7 +200,7 @@ def unwritable(folder: Path) -> str:
     return ""
 
 
-def _held(folder: Path) -> str:
+def _bytes_below(folder: Path) -> str:
     """The size of what lies below ``folder``; of a large cache what was counted within ``COUNTING`` seconds."""
     total, until = 0, time.monotonic() + COUNTING
     for place, _, files in os.walk(folder):
@@ -231,7 +215,7 @@ def _held(folder: Path) -> str:
     return _size(total)
 
 
-def folder(name: str, path: Path, enough: int, remedy: str, necessary: bool = True, held: bool = True) -> Finding:
+def folder(name: str, path: Path, enough: int, remedy: str, necessary: bool = True, counted: bool = True) -> Finding:
     """A folder that is written into: where, how large, how much is free, and whether it can be written.
 
     Args:
@@ -240,7 +224,7 @@ def folder(name: str, path: Path, enough: int, remedy: str, necessary: bool = Tr
         enough: bytes below which its free space is reported.
         remedy: how to name another one.
         necessary: whether nothing works where it cannot be written.
-        held: whether to count what is in it.
+        counted: whether to count what is in it.
     """
     why = unwritable(path)
     above = next((p for p in (path, *path.parents) if p.is_dir()), None)
@@ -248,7 +232,7 @@ def folder(name: str, path: Path, enough: int, remedy: str, necessary: bool = Tr
         free = shutil.disk_usage(above).free if above else None
     except OSError:
         free = None
-    state = [f"{_held(path)} in it" if path.is_dir() else "not made yet"] if held else []
+    state = [f"{_bytes_below(path)} in it" if path.is_dir() else "not made yet"] if counted else []
     value = f"{path}: {', '.join([*state, f'{_size(free)} free', 'not writable' if why else 'writable'])}"
     if why:
         return Finding("folders", name, value, f"nothing can be written there ({why}): {remedy}", necessary)
@@ -266,7 +250,7 @@ def folders() -> Iterator[Finding]:
     else:
         # Runs go into a folder of their own, which may not be writable where this one is.
         place = here / "runs" if (here / "runs").exists() else here
-        yield folder("here", place, _GIB, "fit writes its run here, so go to another folder", held=False)
+        yield folder("here", place, _GIB, "fit writes its run here, so go to another folder", counted=False)
     remedy = f"data fetch and fit keep files there; name another folder with {CACHE_VARIABLE}"
     yield folder("data cache", cache_folder(), _GIB, remedy)
     try:

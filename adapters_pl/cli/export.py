@@ -71,7 +71,7 @@ def export_adapter(source: str | Path, out: str | Path, base: str, revision: str
             if saved.add_tokens:
                 add_tokens(load_tokenizer(base, revision), saved.add_tokens).save_pretrained(own)
 
-    return _whole(out, write)
+    return _at_once(out, write)
 
 
 def export_merged(
@@ -123,7 +123,7 @@ def export_merged(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return _whole(out, write)
+    return _at_once(out, write)
 
 
 def untie_adapted(model: PreTrainedModel) -> None:
@@ -163,7 +163,7 @@ def push(folder: Path, repository: str) -> str:
         raise UserError(f"The hub did not take {repository}; {folder} is written. ({first_line(error)})") from error
 
 
-def _whole(out: str | Path, write: Callable[[Path], Any]) -> Path:
+def _at_once(out: str | Path, write: Callable[[Path], Any]) -> Path:
     """Let ``write`` fill a directory that appears as ``out`` when it is whole, or not at all.
 
     Until then it is hidden and ends in the number of its process. What a killed one left is removed.

@@ -56,14 +56,14 @@ def devices_of_torch() -> dict[str, Any]:
 def _import_each(names: Sequence[str], report: Any) -> None:
     """Import every module of ``names`` and write a line of JSON of each; runs in a child."""
     for name in names:
-        said: dict[str, Any] = {"name": name}
+        result: dict[str, Any] = {"name": name}
         try:
             import_module(name)
             if name == "torch":
-                said["devices"] = devices_of_torch()
+                result["devices"] = devices_of_torch()
         except (Exception, SystemExit) as error:
-            said["error"] = f"{type(error).__name__}: {first_line(error)}"
-        print(json.dumps(said), file=report, flush=True)
+            result["error"] = f"{type(error).__name__}: {first_line(error)}"
+        print(json.dumps(result), file=report, flush=True)
 
 
 #: The child's program. What libraries print is thrown away; modules are found as this process finds them.
@@ -81,8 +81,8 @@ os._exit(0)
 
 def import_each(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What came of importing each module in a child: nothing, or its ``error``; and torch's ``devices``."""
-    came: dict[str, dict[str, Any]] = {}
-    while left := [name for name in names if name not in came]:
+    imports: dict[str, dict[str, Any]] = {}
+    while left := [name for name in names if name not in imports]:
         command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), *left]
         why = ""
         try:
@@ -94,11 +94,11 @@ def import_each(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         except subprocess.TimeoutExpired as late:
             out, why = late.stdout or b"", f"not done after {IMPORTING:.0f} s"
         for line in out.decode("utf-8", "replace").splitlines():
-            said = json.loads(line)
-            came[said["name"]] = said
-        if unfinished := [name for name in left if name not in came]:
-            came[unfinished[0]] = {"error": why}
-    return came
+            result = json.loads(line)
+            imports[result["name"]] = result
+        if unfinished := [name for name in left if name not in imports]:
+            imports[unfinished[0]] = {"error": why}
+    return imports
 
 
 def _exit(code: int) -> str:
@@ -141,6 +141,25 @@ def lacking(requirement: Any, seen: frozenset[str] = frozenset()) -> list[str]:
 
 def only_by(marker: Any, extra: str) -> bool:
     return marker.evaluate({"extra": extra}) and not marker.evaluate({"extra": ""})
+
+
+def described(requirement: Any) -> str:
+    """The version that is installed, and the versions that are needed."""
+    return f"{version_of(requirement.name) or 'missing'} ({requirement.specifier or 'any'})"
+
+
+def judgement_of(requirement: Any, imports: dict[str, dict[str, Any]]) -> tuple[str, str]:
+    """What is wrong with a package, by its version or by what came of importing it, and how to mend it; or nothing."""
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    plain = f"'{requirement.name}{extras}{requirement.specifier}'"
+    if short := lacking(requirement):
+        return ", ".join(short), f"pip install {plain}"
+    error = imports.get(module_of(requirement.name), {}).get("error")
+    if not error:
+        return "", ""
+    if requirement.name != "torch" and error == imports.get("torch", {}).get("error"):
+        return f"{requirement.name} does not import for the same reason as torch", "mend torch first"
+    return f"{requirement.name} does not import ({error})", f"pip install --force-reinstall {plain}"
 
 
 def index_url() -> str:
