@@ -48,33 +48,48 @@ class Scored:
 def log_likelihoods(model: Scorer, pairs: Sequence[Pair], pad_id: int, device: torch.device | str) -> list[float]:
     """The summed log-likelihood of each continuation, in nats, in float32.
 
-    Rows are padded on the right, where causal attention and the mask keep the padding from mattering. Logits are
-    only computed where a continuation's token is predicted.
+    Pairs that differ in their last token alone are read by the model once: it is never read, only predicted. Rows are
+    padded on the right, where causal attention and the mask keep the padding from mattering. Logits are only computed
+    where a continuation's token is predicted, once for all pairs that need them.
     """
-    width = max(len(pair.context) + len(pair.continuation) for pair in pairs) - 1
-    ids = torch.full((len(pairs), width), pad_id, dtype=torch.long)
+    texts = {text: row for row, text in enumerate(dict.fromkeys(map(_text, pairs)))}
+    ids = torch.full((len(texts), max(map(len, texts))), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    wanted = torch.full_like(ids, -1)
-    for i, pair in enumerate(pairs):
-        row = [*pair.context, *pair.continuation]
-        ids[i, : len(row) - 1] = torch.tensor(row[:-1])
-        mask[i, : len(row) - 1] = 1
-        wanted[i, len(pair.context) - 1 : len(row) - 1] = torch.tensor(pair.continuation)
-    ids, mask, wanted = ids.to(device), mask.to(device), wanted.to(device)
-    hidden = model.hidden_states({"input_ids": ids, "attention_mask": mask})
-    here = wanted >= 0
-    losses = torch.nn.functional.cross_entropy(model.logits(hidden[here]).float(), wanted[here], reduction="none")
-    rows = here.nonzero()[:, 0]
-    sums = torch.zeros(len(pairs), dtype=torch.float64, device=losses.device).index_add_(0, rows, -losses.double())
-    return sums.tolist()
+    for text, row in texts.items():
+        ids[row, : len(text)] = torch.tensor(text)
+        mask[row, : len(text)] = 1
+    # The token at ``t`` is predicted from the state at ``t - 1``.
+    predicted = [
+        (number, texts[_text(pair)], len(pair.context) - 1 + i, token)
+        for number, pair in enumerate(pairs)
+        for i, token in enumerate(pair.continuation)
+    ]
+    pair_of, rows, positions, tokens = torch.tensor(predicted, device=device).T
+    states, state_of = torch.stack([rows, positions]).unique(dim=1, return_inverse=True)
+    hidden = model.hidden_states({"input_ids": ids.to(device), "attention_mask": mask.to(device)})
+    logs = torch.log_softmax(model.logits(hidden[states[0], states[1]]).float(), dim=-1)
+    found = logs[state_of.to(logs.device), tokens.to(logs.device)].double()
+    return found.new_zeros(len(pairs)).index_add_(0, pair_of.to(found.device), found).tolist()
+
+
+def _text(pair: Pair) -> tuple[int, ...]:
+    """What the model reads of a pair: all but the last token."""
+    return (*pair.context, *pair.continuation[:-1])
 
 
 def score(model: Scorer, rows: Sequence[Choices], pad_id: int, device: torch.device | str) -> list[Scored]:
-    """Score every option of every row; as many options at a time as there are rows."""
+    """Score every option of every row; the model reads as many texts at a time as there are rows."""
     pairs = [pair for row in rows for pair in row.pairs]
-    sums: list[float] = []
-    for start in range(0, len(pairs), max(1, len(rows))):
-        sums += log_likelihoods(model, pairs[start : start + len(rows)], pad_id, device)
+    texts: dict[tuple[int, ...], list[int]] = {}
+    for number, pair in enumerate(pairs):
+        texts.setdefault(_text(pair), []).append(number)
+    groups = list(texts.values())
+    sums = [0.0] * len(pairs)
+    for start in range(0, len(groups), max(1, len(rows))):
+        numbers = [number for group in groups[start : start + len(rows)] for number in group]
+        found = log_likelihoods(model, [pairs[number] for number in numbers], pad_id, device)
+        for number, total in zip(numbers, found, strict=True):
+            sums[number] = total
     scored, at = [], 0
     for row in rows:
         scored.append(Scored(row, tuple(sums[at : at + len(row.pairs)])))

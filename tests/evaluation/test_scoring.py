@@ -104,3 +104,33 @@ def test_one_token_continuations_of_the_longest_row_are_scored(module):
     with torch.no_grad():
         logs = torch.log_softmax(module.model(torch.tensor([[1, 5, 6]])).logits[0, -1], -1)
     assert total == pytest.approx(logs[7].item(), abs=1e-5)
+
+
+class Counting:
+    """A scorer that keeps what it is given to read."""
+
+    def __init__(self, module):
+        self.module, self.read = module, []
+        self.logits = module.logits
+
+    def hidden_states(self, batch):
+        self.read += [
+            ids[mask.bool()].tolist()
+            for ids, mask in zip(*map(batch.get, ("input_ids", "attention_mask")), strict=True)
+        ]
+        return self.module.hidden_states(batch)
+
+
+def test_options_that_differ_in_their_last_token_are_read_once(module):
+    context = [1, 5, 6, 7]
+    choices = [
+        Choices(tuple("abcd"), tuple(Pair([*context, row], [8, last]) for last in (9, 10, 11, 12)), (1,) * 4)
+        for row in (20, 21, 22)
+    ]
+    longer = Choices(("a", "b"), (Pair(context, [8, 9]), Pair(context, [8, 13, 9])), (1, 1))
+    counting = Counting(module)
+    found = score(counting, [*choices, longer], 0, "cpu")
+    assert counting.read == [[*context, 20, 8], [*context, 21, 8], [*context, 22, 8], [*context, 8], [*context, 8, 13]]
+    for scored in found:
+        for pair, total in zip(scored.choices.pairs, scored.sums, strict=True):
+            assert total == pytest.approx(log_likelihoods(module, [pair], 0, "cpu")[0], abs=1e-4)
