@@ -110,10 +110,11 @@ def tiny_tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
 #: The files that take longest, in that order: of several workers each takes a file at a time, and none should begin a
 #: long one when the others are done.
 LONGEST = [
-    *("distributed/test_equality.py", "cli/test_machine_faults.py", "distributed/test_ddp.py", "cli/test_training.py"),
-    *("test_notebooks.py", "distributed/test_resume.py", "cli/test_fuzz.py", "models/test_quantisation.py"),
-    *("evaluation/test_invariance.py", "cli/test_security.py", "test_packaging.py", "cli/test_noise.py"),
-    *("cli/test_hostile_inputs.py", "inputs/test_secrets.py", "cli/test_export.py", "evaluation/test_harness.py"),
+    *("cli/test_machine_faults.py", "cli/test_hostile_inputs.py", "distributed/test_equality.py", "test_notebooks.py"),
+    *("evaluation/test_invariance.py", "adapters/test_peft_adapter.py", "distributed/test_two_hosts.py"),
+    *("distributed/test_ddp.py", "cli/test_export.py", "test_packaging.py", "adapters/test_matrix.py"),
+    *("cli/test_training.py", "models/test_quantisation.py", "cli/test_fuzz.py", "cli/test_noise.py"),
+    *("inputs/test_secrets.py", "cli/test_security.py", "distributed/test_resume.py", "cli/test_doctor.py"),
 ]
 
 
