@@ -162,10 +162,8 @@ _SHAPE_OF_BEST = {
 def move_best_checkpoints(callback: ModelCheckpoint, state: dict[str, Any]) -> bool:
     """Let the ``state`` of ``callback`` name files of the callback's own folder, whatever folder it names.
 
-    Lightning removes such a file when a better one comes.
-
-    Returns:
-        False where ``state`` is not as ModelCheckpoint writes it.
+    Lightning removes such a file when a better one comes. Gives False where ``state`` is not as ModelCheckpoint writes
+    it.
     """
     if not has_shape(state, _SHAPE_OF_BEST):
         return False

@@ -138,19 +138,9 @@ def _draw_fact(rng: random.Random) -> tuple[str, int, int]:
 def _fields(rng: random.Random, operation: str, a: int, b: int) -> dict[str, object]:
     """The words and numbers of one item."""
     name, other = rng.sample(_NAMES, 2)
-    fields: dict[str, object] = {
-        "a": a,
-        "b": b,
-        "c": compute(operation, a, b),
-        "e": equation(operation, a, b),
-    }
-    fields |= {
-        "n": name,
-        "m": other,
-        "g": rng.choice(_GOODS),
-        "h": rng.choice(_HOLDERS),
-        "p": rng.choice(_PLACES),
-    }
+    fields: dict[str, object] = {"n": name, "m": other, "a": a, "b": b, "c": compute(operation, a, b)}
+    fields |= {"g": rng.choice(_GOODS), "h": rng.choice(_HOLDERS), "p": rng.choice(_PLACES)}
+    fields["e"] = equation(operation, a, b)
     fields["w"] = f"We {VERBS[operation]}: {fields['e']}"
     fields["f"] = rng.choice(_FACTS[operation]).format(**fields)
     return fields

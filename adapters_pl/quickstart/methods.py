@@ -15,7 +15,6 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,24 +38,17 @@ _MEASURED_FROM, _MEASURED_TO = 10, 30
 TEST_ROWS = 200
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One method as it is compared: how it is made, and its learning rate."""
-
-    make: Callable[[], Adapter]
-    lr: float
-
-
-METHODS: dict[str, Entry] = {
-    "LoRA": Entry(lambda: LoRA(16, 32, 0.0), 5e-3),
-    "LoRA, DoRA": Entry(lambda: LoRA(16, 32, 0.0, dora=True), 5e-3),
-    "SeriesAdapter": Entry(lambda: SeriesAdapter(), 5e-3),
-    "ParallelAdapter": Entry(lambda: ParallelAdapter(), 5e-3),
-    "IA3": Entry(lambda: IA3(), 3e-2),
-    "PrefixTuning, projection 512": Entry(lambda: PrefixTuning(projection=512), 5e-3),
-    "PrefixTuning": Entry(lambda: PrefixTuning(), 5e-2),
-    "PTuning": Entry(lambda: PTuning(), 5e-3),
-    "PromptTuning": Entry(lambda: PromptTuning(), 3e-2),
+#: How each method is made, and its learning rate.
+METHODS: dict[str, tuple[Callable[[], Adapter], float]] = {
+    "LoRA": (lambda: LoRA(16, 32, 0.0), 5e-3),
+    "LoRA, DoRA": (lambda: LoRA(16, 32, 0.0, dora=True), 5e-3),
+    "SeriesAdapter": (SeriesAdapter, 5e-3),
+    "ParallelAdapter": (ParallelAdapter, 5e-3),
+    "IA3": (IA3, 3e-2),
+    "PrefixTuning, projection 512": (lambda: PrefixTuning(projection=512), 5e-3),
+    "PrefixTuning": (PrefixTuning, 5e-2),
+    "PTuning": (PTuning, 5e-3),
+    "PromptTuning": (PromptTuning, 3e-2),
 }
 
 
@@ -67,7 +59,6 @@ class _Clock(Callback):
         self.times: list[float] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Note the time."""
         self.times.append(time.process_time())
 
     def seconds_a_step(self) -> float:
@@ -75,10 +66,11 @@ class _Clock(Callback):
         return (self.times[_MEASURED_TO - 1] - self.times[_MEASURED_FROM - 1]) / (_MEASURED_TO - _MEASURED_FROM)
 
 
-def train(entry: Entry, seed: int, steps: int, *callbacks: Callback) -> tuple[Trainer, CausalLMModule, WordProblems]:
-    """Train one method for ``steps`` optimizer steps."""
+def train(name: str, seed: int, steps: int, *callbacks: Callback) -> tuple[Trainer, CausalLMModule, WordProblems]:
+    """Train the method ``name`` for ``steps`` optimizer steps."""
+    make, lr = METHODS[name]
     seed_everything(seed, verbose=False)
-    module = CausalLMModule("quickstart", dtype="float32", lr=entry.lr, warmup_steps=20, test_base=False)
+    module = CausalLMModule("quickstart", dtype="float32", lr=lr, warmup_steps=20, test_base=False)
     sizes = {"batch_size": 16, "eval_batch_size": 64, "val_size": 0, "max_new_tokens": 48, "limit_test": TEST_ROWS}
     data = WordProblems(train_rows=3300, seed=seed, **sizes)
     trainer = Trainer(
@@ -91,42 +83,37 @@ def train(entry: Entry, seed: int, steps: int, *callbacks: Callback) -> tuple[Tr
         enable_model_summary=False,
         gradient_clip_val=1.0,
         use_distributed_sampler=False,
-        callbacks=[entry.make(), *callbacks],
+        callbacks=[make(), *callbacks],
     )
     trainer.fit(module, data)
     return trainer, module, data
 
 
-def compare(entry: Entry, seed: int, seconds: float) -> dict[str, Any]:
+def compare(name: str, seed: int, seconds: float) -> dict[str, Any]:
     """Train for ``seconds`` of processor time and test; accuracies in percent by set."""
     clock = _Clock()
-    train(entry, seed, _MEASURED_TO, clock)
+    train(name, seed, _MEASURED_TO, clock)
     steps = int(seconds / clock.seconds_a_step())
-    begun = time.process_time()
-    trainer, module, data = train(entry, seed, steps)
-    spent = time.process_time() - begun
+    began = time.process_time()
+    trainer, module, data = train(name, seed, steps)
+    took = time.process_time() - began
     parameters = sum(p.numel() for p in module.adapter_parameters().values())
     trainer.test(module, data, verbose=False)
     found = {name: 100 * float(trainer.callback_metrics[f"accuracy/{name}"]) for name in data.eval_sets}
-    return {"seed": seed, "steps": steps, "seconds": round(spent, 1), "parameters": parameters, "accuracy": found}
+    return {"seed": seed, "steps": steps, "seconds": round(took, 1), "parameters": parameters, "accuracy": found}
 
 
 def table(results: dict[str, list[dict[str, Any]]]) -> str:
     """A Markdown table: mean accuracy and the range over seeds."""
     sets = list(next(iter(results.values()))[0]["accuracy"])
-    lines = [
-        "| method | parameters | lr | steps | " + " | ".join(sets) + " |",
-        "|---|---|---|---|" + "---|" * len(sets),
-    ]
+    rows = [["method", "parameters", "lr", "steps", *sets], ["---"] * (4 + len(sets))]
     for name, runs in results.items():
-        cells = []
+        steps = round(statistics.mean(run["steps"] for run in runs))
+        rows.append([name, f"{runs[0]['parameters']:,}", f"{METHODS[name][1]:g}", str(steps)])
         for chosen in sets:
             values = [run["accuracy"][chosen] for run in runs]
-            cells.append(f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-        steps = round(statistics.mean(run["steps"] for run in runs))
-        head = f"| {name} | {runs[0]['parameters']:,} | {METHODS[name].lr:g} | {steps} | "
-        lines.append(head + " | ".join(cells) + " |")
-    return "\n".join(lines)
+            rows[-1].append(f"{statistics.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})")
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def main() -> None:
@@ -147,7 +134,7 @@ def main() -> None:
         for name in options.only:
             if any(run["seed"] == seed for run in results.get(name, [])):
                 continue
-            run = compare(METHODS[name], seed, options.seconds)
+            run = compare(name, seed, options.seconds)
             results.setdefault(name, []).append(run)
             kept.write_text(json.dumps(results, indent=1))
             (options.out / "methods.md").write_text(table(results) + "\n")

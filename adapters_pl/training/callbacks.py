@@ -54,10 +54,7 @@ class RunRecorder(Callback):
     """
 
     def __init__(self, run: Run, config: str, adapter: str | None, overwrite: bool = False) -> None:
-        self.overwrite = overwrite
-        self.run = run
-        self.config = config
-        self.adapter = adapter
+        self.run, self.config, self.adapter, self.overwrite = run, config, adapter, overwrite
         self._partial: dict[str, PartialAnswers] = {}
         self._taken: dict[str, int] = {}
         self._recorded = False

@@ -101,18 +101,10 @@ def refuse_other_checkpoint(
     state: Mapping[str, Tensor],
     where: str,
 ) -> None:
-    """Refuse a checkpoint whose values belong into another model.
+    """Raise ``UserError`` for a checkpoint that is none of ours, or is of another base or of other adapters.
 
-    Args:
-        checkpoint: all of it.
-        base: what the model's base is called.
-        fingerprint: of that base.
-        adapters: descriptions of the model's adapters.
-        state: what the model's adapters save.
-        where: the checkpoint, for messages.
-
-    Raises:
-        UserError: it is none of ours, or its base, its adapters or their shapes are not the model's.
+    ``base`` and its ``fingerprint``, ``adapters`` (each as it is described in a checkpoint) and their ``state`` are
+    those of the model that would take it.
     """
     ours, stored = checkpoint.get("adapters_pl"), checkpoint.get("state_dict")
     if not ours:

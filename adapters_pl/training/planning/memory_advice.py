@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -115,27 +115,22 @@ def easier(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
     What leaves the results alone comes first, by itself and together; then the base in fewer bits, and then more
     devices, each with the former.
     """
-    for base, lighter in _lighter_bases(setup, model):
-        for batch, changed in _lighter_batches(lighter, model):
+    for base, lighter in _alone_or_both(setup, model, (_bfloat16, _quantising, _sharding)):
+        for batch, changed in _alone_or_both(lighter, model, (_checkpointing, _smaller_batches)):
             if option := f"{batch} {base}".strip():
                 yield option, changed
 
 
-def _lighter_bases(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
-    yield "", setup
-    yield from _bfloat16(setup)
-    yield from _quantising(setup, model)
-    yield from _sharding(setup)
-    for option, halved in _bfloat16(setup):
-        yield from ((f"{option} {more}", changed) for more, changed in _sharding(halved))
+Changes = Callable[[Setup, MemoryModel], Iterator[tuple[str, Setup]]]
 
 
-def _lighter_batches(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
+def _alone_or_both(setup: Setup, model: MemoryModel, kinds: Sequence[Changes]) -> Iterator[tuple[str, Setup]]:
+    """No change, then those of each kind alone, then those of the first and the last kind at once."""
     yield "", setup
-    yield from _checkpointing(setup, model)
-    yield from _smaller_batches(setup)
-    for option, checkpointed in _checkpointing(setup, model):
-        yield from ((f"{option} {more}", changed) for more, changed in _smaller_batches(checkpointed))
+    for kind in kinds:
+        yield from kind(setup, model)
+    for option, changed in kinds[0](setup, model):
+        yield from ((f"{option} {more}", both) for more, both in kinds[-1](changed, model))
 
 
 def _checkpointing(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
@@ -143,20 +138,20 @@ def _checkpointing(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setu
         yield "--model.activation_checkpointing true", replace(setup, activation_checkpointing=True)
 
 
-def _smaller_batches(setup: Setup) -> Iterator[tuple[str, Setup]]:
+def _smaller_batches(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
     """Half the rows in twice the batches, and so on: the optimizer's steps stay the same."""
     rows, batches = setup.batch_size, setup.accumulate
     while rows > 1:
         smaller = rows // 2 if rows % 2 == 0 else 1
         rows, batches = smaller, batches * (rows // smaller)
-        asked = min(setup.eval_batch_size, rows)
+        evaluated = min(setup.eval_batch_size, rows)
         option = f"--data.batch_size {rows} --trainer.accumulate_grad_batches {batches}"
-        if asked < setup.eval_batch_size:
-            option += f" --data.eval_batch_size {asked}"
-        yield option, replace(setup, batch_size=rows, accumulate=batches, eval_batch_size=asked)
+        if evaluated < setup.eval_batch_size:
+            option += f" --data.eval_batch_size {evaluated}"
+        yield option, replace(setup, batch_size=rows, accumulate=batches, eval_batch_size=evaluated)
 
 
-def _bfloat16(setup: Setup) -> Iterator[tuple[str, Setup]]:
+def _bfloat16(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
     if setup.dtype.itemsize > 2 and setup.precision not in HELD:
         yield "--model.dtype bfloat16", replace(setup, dtype=torch.bfloat16)
 
@@ -167,7 +162,7 @@ def _quantising(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]
         yield "--model.quantization 4bit", replace(setup, quantization="4bit")
 
 
-def _sharding(setup: Setup) -> Iterator[tuple[str, Setup]]:
+def _sharding(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
     """More GPUs; processes of one machine share its memory, so that dividing among them gains nothing."""
     parts = setup.parts
     while not setup.on_host and setup.quantization is None and parts < _MOST_DEVICES:
