@@ -6,13 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.conftest import LONGEST
 from tests.helpers import warm
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc is read")
 
+ROOT = Path(__file__).parent
 SAYS = "import sys; print('torch' in sys.modules); "
 
 
@@ -87,3 +90,8 @@ def test_a_child_gets_signals_and_is_killed_when_its_time_is_over():
     assert b"KeyboardInterrupt" in process.communicate()[1]
     with pytest.raises(subprocess.TimeoutExpired):
         warm.run(sleep, timeout=0.1)
+
+
+def test_the_longest_files_are_there_and_named_once():
+    assert [file for file in LONGEST if not (ROOT / file).is_file()] == []
+    assert len(set(LONGEST)) == len(LONGEST)
