@@ -67,7 +67,7 @@ def own_method():
     notebook = nbformat.read(FOLDER / "02_write_your_own_adapter.ipynb", as_version=4)
     [source] = [cell.source for cell in notebook.cells if "adapter" in cell.metadata.get("tags", [])]
     namespace = {"__name__": "mine"}
-    exec(source, namespace)
+    exec(compile(source, "mine.py", "exec", dont_inherit=True), namespace)  # as a module of its own
     return namespace["MoRA"]
 
 
