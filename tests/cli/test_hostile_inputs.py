@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
+
+from tests.helpers import warm
 
 #: At least one of every kind that once ran code, never ended, or ended in a traceback.
 CASES = (
@@ -31,7 +32,7 @@ def test_hostile_inputs_end_in_a_line_or_two(tmp_path):
     command += ["--only", f"^({'|'.join(CASES)})$"]
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    done = warm.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert out.is_file(), done.stderr
     ended = [json.loads(line) for line in out.read_text().splitlines()]
     bad = {
