@@ -68,12 +68,15 @@ def place(tmp_path, monkeypatch, make_base):
 def with_less(words, base):
     """The words of ``adapters-pl`` with the base and the amount of work put in place of what they say."""
     first, *rest = words
-    if first not in ("fit", "test", "validate", "predict", "plan"):
+    if first not in ("fit", "test", "validate", "predict", "plan", "bench"):
         return words
     if "--config" in rest and "quickstart.yaml" not in rest and "--model.base" not in rest:
         rest += ["--model.base", base]
     if first == "plan":
         return [first, *rest]
+    if first == "bench":
+        once = ["--rounds", "1", "--steps", "1", "--data.limit_train", "12"]
+        return [first, *rest, *once, "--trainer.accelerator", "cpu", "--trainer.precision", "32-true"]
     if first == "fit":
         rest += LESS_TRAINING
         if "--data" not in rest and "--ckpt_path" not in rest:
