@@ -112,14 +112,9 @@ def broken(steps):
     raise ValueError("no such thing")
 
 
-def refused(steps):
-    raise UserError("not like this")
-
-
-@pytest.mark.parametrize(("build", "words"), [(broken, "floor failed: ValueError: no such thing"), (refused, "not")])
-def test_what_goes_wrong_in_an_arm_is_said_and_ends_all_of_them(build, words):
-    with pytest.raises(UserError, match=words):
-        benchmark.measure(build, ["floor"], 1, 1)
+def test_what_goes_wrong_in_an_arm_is_said_and_ends_all_of_them():
+    with pytest.raises(UserError, match="floor failed: ValueError: no such thing"):
+        benchmark.measure(broken, ["floor"], 1, 1)
 
 
 def test_a_result_is_plain_data():
