@@ -200,10 +200,12 @@ _TRAINED = (
         about="Stanford Alpaca's instructions with their faults mended; what to test on is the user's to say.",
     ),
 )
-_FRESH, _UNSEEN = "word_problems-fresh", "word_problems-unseen"
+_OTHER_SEED, _UNSEEN = "word_problems-fresh", "word_problems-unseen"
 _GENERATED = (
-    SetSpec("word_problems", "WordProblems", "number", judged_on=("word_problems", _FRESH, _UNSEEN)),
-    SetSpec(_FRESH, "FreshWordProblems", "number", about="The same distribution from another seed of the generator."),
+    SetSpec("word_problems", "WordProblems", "number", judged_on=("word_problems", _OTHER_SEED, _UNSEEN)),
+    SetSpec(
+        _OTHER_SEED, "FreshWordProblems", "number", about="The same distribution from another seed of the generator."
+    ),
     SetSpec(
         _UNSEEN,
         "UnseenWordProblems",

@@ -133,8 +133,8 @@ class RunRecorder(Callback):
         self._identity, self._partial = model, {}
         for name in data.eval_sets:
             file = f"predictions/{name}.partial.jsonl"
-            asked = data.questions(name)
-            partial = PartialAnswers(self.run.path / file, {**data.asking.settings(asked), **model})
+            questions = data.questions(name)
+            partial = PartialAnswers(self.run.path / file, {**data.asking.settings(questions), **model})
             self._partial[name] = partial
             if trainer.is_global_zero:
                 # A test without a checkpoint has a directory of its own each time.

@@ -193,10 +193,10 @@ class CausalLMModule(AdaptedBase):
         losses = as_forward(self.model, lambda: self.label_losses(self.hidden_states(batch), batch["labels"]))
         # Weighted by labels, so that the epoch's mean is the mean over all labelled tokens.
         self.log("val_loss", losses.mean(), prog_bar=True, batch_size=losses.numel(), sync_dist=True)
-        asked = self._data.questions(self._data.validation_set)
-        if asked and (self.monitor == "val_accuracy" or self.trainer.state.fn == "validate"):
-            rows = [row for row in batch["row_ids"].tolist() if row in asked.examples]
-            answers = list(self._evaluator().records(asked, rows))
+        questions = self._data.questions(self._data.validation_set)
+        if questions and (self.monitor == "val_accuracy" or self.trainer.state.fn == "validate"):
+            rows = [row for row in batch["row_ids"].tolist() if row in questions.examples]
+            answers = list(self._evaluator().records(questions, rows))
             self.val_accuracy.update([answer["correct"] for answer in answers])
             self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=max(1, len(answers)))
 
@@ -210,12 +210,12 @@ class CausalLMModule(AdaptedBase):
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a batch of one set with the adapters, and with the base alone for comparison."""
         assert self.answers is not None
-        asked = self._asked(dataloader_idx)
-        records = self.answers.add(asked, batch["row_ids"].tolist())
+        questions = self._questions(dataloader_idx)
+        records = self.answers.add(questions, batch["row_ids"].tolist())
         accuracy = self.test_accuracies[dataloader_idx]
         assert isinstance(accuracy, AnswerAccuracy)
         accuracy.update([record["correct"] for record in records])
-        self.log(f"accuracy/{asked.name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
+        self.log(f"accuracy/{questions.name}", accuracy, add_dataloader_idx=False, batch_size=len(records))
 
     def on_test_end(self) -> None:
         """What was taken over belongs to this test only."""
@@ -229,7 +229,7 @@ class CausalLMModule(AdaptedBase):
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[Record]:
         """Answer a batch of rows that may have no gold answer."""
         assert self.answers is not None
-        return self.answers.add(self._asked(dataloader_idx), batch["row_ids"].tolist())
+        return self.answers.add(self._questions(dataloader_idx), batch["row_ids"].tolist())
 
     # ---- who answers
 
@@ -254,10 +254,10 @@ class CausalLMModule(AdaptedBase):
     def _data(self) -> ReasoningDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
-    def _asked(self, loader: int) -> Questions:
-        asked = self._data.questions(self._data.eval_sets[loader])
-        assert asked is not None
-        return asked
+    def _questions(self, loader: int) -> Questions:
+        questions = self._data.questions(self._data.eval_sets[loader])
+        assert questions is not None
+        return questions
 
     def _evaluator(self) -> Evaluator:
         return Evaluator(self.engine(self._data.eval_batch_size), asking=self._data.asking)
