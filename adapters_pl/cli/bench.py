@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -25,7 +24,8 @@ from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import AtLeast1
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.runs.run import replacing
-from adapters_pl.training.benchmark import Job, measure
+from adapters_pl.training.benchmark import measure
+from adapters_pl.training.benchmark_arms import Job, refuse
 from adapters_pl.training.planning.memory_advice import amount
 
 _LIBRARIES = ("torch", "lightning", "transformers", "peft")
@@ -34,6 +34,7 @@ _LIBRARIES = ("torch", "lightning", "transformers", "peft")
 class BenchCLI(PlanCLI):
     """The configuration of a training run, of which module, data and adapters are built, and what is measured."""
 
+    needs_data = True
     built = ("model", "adapter", "data")
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -46,13 +47,16 @@ class BenchCLI(PlanCLI):
         parser.add_argument("--json", type=str | None, default=None, help=f"{OWN['json'].line}.")
 
 
-def _job(line: CommandLine, steps: int) -> Job:
-    """What an arm trains; called in its process."""
-    find_own_modules(line)
-    cli = BenchCLI(line)
-    trainer = cli.config.trainer.as_dict()
-    seed = cli.config.seed_everything
+def _job(cli: BenchCLI, steps: int) -> Job:
+    """What ``cli`` has configured, to be trained for ``steps`` optimizer steps."""
+    trainer, seed = cli.config.trainer.as_dict(), cli.config.seed_everything
     return Job(cli.model, cli.config_init.data, cli.adapters, trainer, steps, 42 if isinstance(seed, bool) else seed)
+
+
+def _build(line: CommandLine, steps: int) -> Job:
+    """The job of an arm; called in its process."""
+    find_own_modules(line)
+    return _job(BenchCLI(line), steps)
 
 
 def _scaled(line: CommandLine, scaling: str | None) -> list[tuple[str, CommandLine]]:
@@ -80,24 +84,22 @@ def _machine() -> dict[str, Any]:
     return {"device": device, "threads": torch.get_num_threads(), "libraries": libraries}
 
 
-def bench_table(results: Sequence[tuple[str, dict[str, Any]]]) -> Table:
+def bench_table(title: str, result: dict[str, Any]) -> Table:
     """One line an arm, with the medians of its steps."""
-    table = Table(title="medians of one optimizer step", title_justify="left")
-    for column in ("", "step", "tokens/s", "padding", "data", "forward", "backward", "optimizer", "memory", "loss"):
+    table = Table(title=f"medians of one optimizer step{title and f', {title}'}", title_justify="left")
+    parts = ("data", "forward", "backward", "optimizer")
+    for column in ("", "step", "tokens/s", "padding", *parts, "memory", "loss"):
         table.add_column(column, justify="right" if column else "left")
-    for title, result in results:
-        for arm, row in result["arms"].items():
-            parts = row["parts"]
-            table.add_row(
-                f"{arm} {title}".strip(),
-                _seconds(row["step_seconds"]),
-                f"{row['tokens_per_second']:,.0f}",
-                f"{row['padding']:.0%}",
-                *(_seconds(parts[name]) if name in parts else "" for name in ("data", "forward", "backward")),
-                _seconds(parts["optimizer"]) if "optimizer" in parts else "",
-                amount(row["peak_bytes"]),
-                f"{row['loss']:.4f}",
-            )
+    for arm, row in result["arms"].items():
+        table.add_row(
+            arm,
+            _seconds(row["step_seconds"]),
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['padding']:.0%}",
+            *(_seconds(row["parts"][part]) if part in row["parts"] else "" for part in parts),
+            amount(row["peak_bytes"]),
+            f"{row['loss']:.4f}",
+        )
     return table
 
 
@@ -107,7 +109,7 @@ def _seconds(seconds: float) -> str:
 
 def main(line: CommandLine, debug: bool = False) -> int:
     """Measure, and print a table and the ratios; nothing is written but what ``--json`` names."""
-    return attempt(partial(_bench, line), debug)
+    return attempt("bench", partial(_bench, line), debug)
 
 
 def _bench(line: CommandLine) -> int:
@@ -121,21 +123,26 @@ def _bench(line: CommandLine) -> int:
         raise UserError(f"--against {config.against}: there is only peft, with the Trainer of transformers.")
     if config.json and not Path(config.json).absolute().parent.is_dir():
         raise UserError(f"--json {config.json}: there is no such folder; make it first.")
+    if config.json and Path(config.json).is_dir():
+        raise UserError(f"--json {config.json}: this is a folder; name a file in it.")
     arms = ["floor", "adapters-pl", *([config.against] if config.against else [])]
-    results = []
-    for title, scaled in _scaled(line, config.scaling):
-        results.append((title, measure(partial(_job, scaled), arms, config.rounds, config.steps)))
-    print_table(bench_table(results))
-    for title, result in results:
-        for arm, ratio in result["ratios"].items():
+    lines = _scaled(line, config.scaling)
+    for title, scaled in lines:  # the last value may be wrong, and each takes minutes
+        refuse(_job(BenchCLI(scaled) if title else cli, 1), arms)
+    results: list[tuple[str, dict[str, Any]]] = []
+    for title, scaled in lines:
+        results.append((title, measure(partial(_build, scaled), arms, config.rounds, config.steps)))
+        print_table(bench_table(*results[-1]))
+        for arm, ratio in results[-1][1]["ratios"].items():
             middle, low, high = ratio["seconds"]
             print(
-                f"{f'{title}: ' if title else ''}adapters-pl over {arm}: {middle:.2f} of the time for a real token "
-                f"({low:.2f} to {high:.2f} in {config.rounds} rounds), {ratio['memory']:.2f} of the memory"
+                f"adapters-pl over {arm}: {middle:.2f} of the time for a real token ({low:.2f} to {high:.2f} in "
+                f"{config.rounds} rounds), {ratio['memory']:.2f} of the memory"
             )
+        if config.json:
+            found = {"machine": _machine(), "results": [{"scaling": value, **result} for value, result in results]}
+            with replacing(Path(config.json)) as file:
+                file.write((json.dumps(found, indent=1) + "\n").encode())
     if config.json:
-        found = {"machine": _machine(), "results": [{"scaling": title, **result} for title, result in results]}
-        with replacing(Path(config.json)) as file:
-            file.write((json.dumps(found, indent=1) + "\n").encode())
         print(f"written: {config.json}")
     return DONE

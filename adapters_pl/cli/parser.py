@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import Callback, Trainer
@@ -22,7 +22,15 @@ from adapters_pl.cli.configuration import full_names
 from adapters_pl.cli.key_help import OWN
 from adapters_pl.cli.main import PROGRAM_ERROR
 from adapters_pl.cli.received import SECTIONS, refuse_code
-from adapters_pl.compat.jsonargparse import HelpInWords, Refusal, SectionHelp, refusal, under_headings
+from adapters_pl.compat.jsonargparse import (
+    HelpInWords,
+    Refusal,
+    SectionHelp,
+    refusal,
+    refusal_while_building,
+    under_headings,
+)
+from adapters_pl.compat.lightning_messages import said_of_trainer
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.names import arguments_of, subclasses
@@ -58,6 +66,8 @@ class ConfiguredCLI(LightningCLI):
 
     trainer: Trainer
     model: CausalLMModule
+    #: Whether a dataset has to be named.
+    needs_data: ClassVar[bool] = True
 
     def __init__(self, line: CommandLine, below: Sequence[Path] = ()) -> None:
         self.line = line
@@ -84,17 +94,20 @@ class ConfiguredCLI(LightningCLI):
             run=False,
         )
 
+    @property
+    def method(self) -> str:
+        """The Trainer's method whose keys the command has."""
+        return self.line.command
+
     def add_core_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """As Lightning does, but ``plan`` needs no data."""
+        """As Lightning does, where data is needed."""
         parser.add_lightning_class_args(Trainer, "trainer")
         parser.set_defaults({f"trainer.{key}": value for key, value in self.trainer_defaults.items()})
         parser.add_lightning_class_args(CausalLMModule, "model", subclass_mode=True)
-        needs_data = self.line.command != "plan"
-        parser.add_lightning_class_args(ReasoningDataModule, "data", subclass_mode=True, required=needs_data)
+        parser.add_lightning_class_args(ReasoningDataModule, "data", subclass_mode=True, required=self.needs_data)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``adapter:`` and the command's own keys, and make the plain module the default for ``model:``."""
-        command = self.line.command
         parser.add_argument(
             "--adapter", type=Adapter | list[Adapter] | None, default=None, help=f"{OWN['adapter'].line}."
         )
@@ -103,10 +116,9 @@ class ConfiguredCLI(LightningCLI):
         parser.add_argument("--trainer.help", action=SectionHelp, help="Show the keys of the trainer and exit.")
         #: Keys of the command that the configuration of a run does not record.
         self.unrecorded = ["config", TRUST, "overwrite"]
-        method = "fit" if command in ("plan", "bench") else command
-        self.unrecorded += parser.add_method_arguments(Trainer, method, skip=set(_OBJECTS))
+        self.unrecorded += parser.add_method_arguments(Trainer, self.method, skip=set(_OBJECTS))
         parser.add_argument(f"--{TRUST}", action="store_true", help=f"{OWN[TRUST].line}.")
-        if command == "test":
+        if self.method == "test":
             parser.add_argument("--overwrite", action="store_true", help=f"{OWN['overwrite'].line}.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -159,25 +171,38 @@ def refuse_saved_adapter(line: CommandLine, instead: str) -> None:
             raise UserError(f"{line.command} takes no --{key}: {instead}; name its adapter with --adapter.")
 
 
-def attempt(command: Callable[[], int], debug: bool) -> int:
-    """Run a command that builds classes; returns its exit code.
+def attempt(name: str, command: Callable[[], int], debug: bool) -> int:
+    """Run the command called ``name``, which builds classes; returns its exit code.
 
     Raises:
         UserError: what it raised, or what a library has wrapped.
     """
     try:
         return command()
-    except (UserError, OSError):
+    except (UserError, OSError, RecursionError):
         raise
     except SystemExit as done:  # --help and --print_config end here
         return int(done.code or 0)
     except Exception as error:
-        if known := user_error_behind(error):  # jsonargparse wraps what a constructor raises
+        if known := explained(error, name):
             raise known from error
         if debug:
             raise
         print(f"internal error: {type(error).__name__}: {first_line(error)} (--debug prints more)", file=sys.stderr)
         return PROGRAM_ERROR
+
+
+def explained(error: Exception, command: str) -> UserError | None:
+    """What a user has to mend, if that is why the classes of a configuration cannot be built."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):  # jsonargparse wraps what a constructor raises
+        cause = cause.__cause__ or cause.__context__
+    if cause is not None:
+        return cause
+    if words := said_of_trainer(error):
+        return UserError(words)
+    refused = refusal_while_building(error)
+    return worded(refused, command) if refused else None
 
 
 @rank_zero_only
@@ -304,11 +329,3 @@ def _classes_of(kind: type) -> list[type]:
 
 def _is_ours(cls: type) -> bool:
     return cls.__module__.partition(".")[0] == "adapters_pl"
-
-
-def user_error_behind(error: BaseException) -> UserError | None:
-    """The ``UserError`` that led to ``error``, if one did."""
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, UserError):
-        cause = cause.__cause__ or cause.__context__
-    return cause

@@ -191,6 +191,8 @@ class PlanCLI(ConfiguredCLI):
     trainer stay mere configuration, so that what this machine has not can be planned as well.
     """
 
+    needs_data = False
+    method = "fit"
     #: The sections that are built.
     built: ClassVar[tuple[str, ...]] = ("model", "adapter")
 
@@ -216,7 +218,7 @@ class PlanCLI(ConfiguredCLI):
 
 def main(line: CommandLine, debug: bool = False) -> int:
     """Print the plan of a configuration; nothing is written, and of the base only its configuration is read."""
-    return attempt(partial(_plan, line), debug)
+    return attempt("plan", partial(_plan, line), debug)
 
 
 def _plan(line: CommandLine) -> int:

@@ -29,10 +29,9 @@ from adapters_pl.cli.configuration import (
     with_files,
 )
 from adapters_pl.cli.main import DONE, INTERRUPTED, PROGRAM_ERROR
-from adapters_pl.cli.parser import ConfiguredCLI, say, user_error_behind, worded
+from adapters_pl.cli.parser import ConfiguredCLI, explained, say
 from adapters_pl.cli.received import CODE
-from adapters_pl.compat.jsonargparse import refusal_while_building
-from adapters_pl.compat.lightning_messages import quiet, said_of_trainer, while_restoring
+from adapters_pl.compat.lightning_messages import quiet, while_restoring
 from adapters_pl.compat.torch import lost_process
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
@@ -279,13 +278,8 @@ def main(line: CommandLine, debug: bool = False) -> int:
     except UserError:
         raise
     except Exception as error:
-        # jsonargparse wraps what a constructor raises.
-        if known := user_error_behind(error):
+        if known := explained(error, command):
             raise known from error
-        if words := said_of_trainer(error):
-            raise UserError(words) from error
-        if refused := refusal_while_building(error):
-            raise worded(refused, command) from error
         if isinstance(error, RecursionError) or (isinstance(error, OSError) and error.errno is not None):
             raise
         return _crashed(error, Run(Path(line.get("trainer.default_root_dir") or DEFAULT_ROOT)), debug)

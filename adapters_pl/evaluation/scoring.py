@@ -52,18 +52,17 @@ def log_likelihoods(model: Scorer, pairs: Sequence[Pair], pad_id: int, device: t
     padded on the right, where causal attention and the mask keep the padding from mattering. Logits are only computed
     where a continuation's token is predicted, once for all pairs that need them.
     """
-    texts = {text: row for row, text in enumerate(dict.fromkeys(map(_text, pairs)))}
+    texts: dict[tuple[int, ...], int] = {}
+    predicted: list[tuple[int, int, int, int]] = []
+    for number, pair in enumerate(pairs):
+        row = texts.setdefault(_text(pair), len(texts))
+        # The token at ``t`` is predicted from the state at ``t - 1``.
+        predicted += [(number, row, len(pair.context) - 1 + i, token) for i, token in enumerate(pair.continuation)]
     ids = torch.full((len(texts), max(map(len, texts))), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for text, row in texts.items():
         ids[row, : len(text)] = torch.tensor(text)
         mask[row, : len(text)] = 1
-    # The token at ``t`` is predicted from the state at ``t - 1``.
-    predicted = [
-        (number, texts[_text(pair)], len(pair.context) - 1 + i, token)
-        for number, pair in enumerate(pairs)
-        for i, token in enumerate(pair.continuation)
-    ]
     pair_of, rows, positions, tokens = torch.tensor(predicted, device=device).T
     states, state_of = torch.stack([rows, positions]).unique(dim=1, return_inverse=True)
     hidden = model.hidden_states({"input_ids": ids.to(device), "attention_mask": mask.to(device)})

@@ -45,7 +45,12 @@ def test_a_scaling_lays_each_value_over_the_command_line():
     [
         (["--against", "unsloth"], "--against unsloth: there is only peft"),
         (["--scaling", "data.batch_size"], "give a key and its values"),
+        (["--scaling", "data.batch_size=2,0"], "data.batch_size is 0"),
+        (["--scaling", "data.batchsize=2,4"], "unknown key 'data.batchsize'"),
         (["--rounds", "0"], "rounds"),
+        (["--against", "peft", "--optimizer", "SGD", "--optimizer.lr", "0.1"], "leave out --optimizer"),
+        (["--model.quantization", "8bit"], "leave --model.quantization out"),
+        (["--json", "."], "this is a folder; name a file in it"),
         (["--json", "nowhere/at/all.json"], "there is no such folder; make it first"),
         (["--ckpt_path", "last"], "bench takes no --ckpt_path: it measures a new training"),
         (["--adapter", "null"], "Nothing to measure: there is no adapter"),

@@ -1,13 +1,15 @@
 """The arms of a benchmark train what they say, and their times are summed up as they should be."""
 
 import json
+import os
+import signal
 
 import pytest
 import torch
 
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError
-from adapters_pl.training import benchmark
-from adapters_pl.training.benchmark import ARMS, Finished, Job, Pace, StepTime
+from adapters_pl.training import benchmark, benchmark_arms
+from adapters_pl.training.benchmark_arms import ARMS, Finished, Job, Pace, StepTime
 
 
 class Turns:
@@ -61,10 +63,11 @@ def test_both_trainers_compute_the_same_losses_on_the_same_tokens(job, monkeypat
 def test_the_floor_computes_the_loss_of_the_base_and_changes_nothing(job):
     floor = job()
     first = run("floor", floor, 2).steps[0]
+    assert set(first.parts) == {"data", "forward", "backward"}
     model = floor.module.model
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
     again = job()
-    batch, second = (next(batches) for batches in [benchmark._batches(again)] for _ in range(2))
+    batch, second = (next(batches) for batches in [benchmark_arms._batches(again)] for _ in range(2))
     with torch.no_grad():
         again.module.build_base().train()
         losses = [again.module.label_losses(again.module.hidden_states(b), b["labels"]).sum() for b in (batch, second)]
@@ -115,6 +118,16 @@ def broken(steps):
 def test_what_goes_wrong_in_an_arm_is_said_and_ends_all_of_them():
     with pytest.raises(UserError, match="floor failed: ValueError: no such thing"):
         benchmark.measure(broken, ["floor"], 1, 1)
+
+
+def interrupted(steps):
+    os.kill(os.getpid(), signal.SIGINT)
+    raise UserError("still here")
+
+
+def test_an_interrupt_of_the_group_is_the_measuring_process_own_affair():
+    with pytest.raises(UserError, match="still here"):
+        benchmark.measure(interrupted, ["floor"], 1, 1)
 
 
 def test_a_result_is_plain_data():
