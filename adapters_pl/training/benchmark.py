@@ -56,10 +56,13 @@ class _Resident:
         self._connection.send(steps)
         return self.received()
 
-    def close(self) -> None:
-        """Let the process end by itself, or end it: Lightning's loop does not heed a mere SIGTERM."""
+    def dismiss(self) -> None:
+        """Let the process end by itself after its step."""
         with suppress(OSError):
             self._connection.send(None)
+
+    def end(self) -> None:
+        """Wait until the process has ended, or kill it: Lightning's loop does not heed a mere SIGTERM."""
         self._process.join(5)
         if self._process.is_alive():
             self._process.kill()
@@ -117,7 +120,9 @@ def measure(build: Callable[[int], Job], arms: Sequence[str], rounds: int, steps
                 peaks[resident.name] = max(peaks[resident.name], peak)
     finally:
         for resident in residents:
-            resident.close()
+            resident.dismiss()
+        for resident in residents:
+            resident.end()
     return {
         "arms": {arm: {**_summary(times[arm]), "peak_bytes": peaks[arm]} for arm in arms},
         "ratios": {
