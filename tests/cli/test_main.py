@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
@@ -101,3 +102,11 @@ def test_a_reader_that_leaves_early_is_no_error():
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "adapters_pl", "--version"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, f"adapters-pl {__version__}\n")
+
+
+@pytest.mark.parametrize("words", [["recipes"], ["export", "--out", "new", "--ckpt_path", "missing.ckpt"]])
+def test_the_garbage_collector_works_again_after_the_imports(capsys, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    main(words)
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0, "what was imported is looked through again and again"
