@@ -49,15 +49,15 @@ def index():
 @pytest.fixture
 def services(monkeypatch):
     """What pip-audit prints, by service; a service that is not here ends with an error."""
-    told = {}
+    printed = {}
 
     def run(command, **options):
         service = command[command.index("-s") + 1]
-        out = json.dumps(told[service]) if service in told else ""
+        out = json.dumps(printed[service]) if service in printed else ""
         return subprocess.CompletedProcess(command, 0 if out else 1, out, "")
 
     monkeypatch.setattr(audit.subprocess, "run", run)
-    return told
+    return printed
 
 
 # ---- ranges

@@ -64,10 +64,10 @@ def test_the_references_prompts_are_met_to_the_last_space():
     rows = [json.loads(line) for line in (GOLDEN / "prompts_open.jsonl").read_text().splitlines()]
     assert {bool(row["input"]) for row in rows} == {True, False}
     for row in rows:
-        asked = row["instruction"], row["input"]
-        assert render("llm_adapters_train", *asked, row["output"]) == row["train_prompt"]
-        assert render("llm_adapters_math", *asked) == row["eval_prompt_math"]
-        assert render("llm_adapters_commonsense", *asked) == row["eval_prompt_commonsense"]
+        question = row["instruction"], row["input"]
+        assert render("llm_adapters_train", *question, row["output"]) == row["train_prompt"]
+        assert render("llm_adapters_math", *question) == row["eval_prompt_math"]
+        assert render("llm_adapters_commonsense", *question) == row["eval_prompt_commonsense"]
 
 
 @pytest.mark.parametrize("template", sorted(TEMPLATES))

@@ -150,11 +150,11 @@ def test_a_setting_that_changes_the_function_is_refused_in_one_line(setting, val
     save_adapter(model, adapter, tmp_path)
     file = tmp_path / "adapter_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), setting: value}))
-    fresh = tiny_model("llama")
+    plain = tiny_model("llama")
     with pytest.raises(UserError, match=rf"{setting}|bias 'some'") as error:
-        load_adapter(fresh, tmp_path)
+        load_adapter(plain, tmp_path)
     assert "\n" not in str(error.value)
-    assert adapter_layers(fresh) == {}
+    assert adapter_layers(plain) == {}
 
 
 EMBEDDINGS = {

@@ -277,14 +277,14 @@ def test_it_stands_beside_adapters_of_ours():
     declared = [set(adapter.adapter_parameters(model)) for adapter in (ours, prefix, theirs)]
     assert len(set.union(*declared)) == sum(map(len, declared))
     assert {name for name, p in model.named_parameters() if p.requires_grad} == set.union(*declared)
-    together = logits(model.eval())
+    all_active = logits(model.eval())
     activate(model, "ours")
     alone = tiny_model("llama")
     ours.attach_to(alone)
     perturb(alone, ours)
     assert torch.allclose(logits(alone.eval()), logits(model), atol=1e-5)
     activate(model, "ours", "prefix", "theirs")
-    assert torch.equal(logits(model), together)
+    assert torch.equal(logits(model), all_active)
     with pytest.raises(UserError, match="there can be one"):
         PEFTAdapter(peft.LoHaConfig(r=4), name="more").attach_to(model)
 
@@ -395,11 +395,11 @@ def test_a_checkpoint_holds_it_and_gives_it_back(tmp_path, make_base, rows_file)
     loaded = load_adapter(tiny_model("llama"), tmp_path / "vera.ckpt")
     assert torch.allclose(logits(loaded), logits(module.model.eval()), atol=1e-5)  # which attends by another kernel
     assert torch.equal(logits(load_adapter(tiny_model("llama"), tmp_path / "vera.ckpt", "other")), logits(loaded))
-    fresh = CausalLMModule(str(make_base()))
+    restored = CausalLMModule(str(make_base()))
     data = InstructionJSON(path=str(rows_file), val_size=4, max_new_tokens=4)
     adapter = build_adapter(describe_adapter(module.adapters["v"]))
-    trainer(tmp_path, adapter).test(fresh, datamodule=data, ckpt_path=tmp_path / "vera.ckpt", weights_only=True)
-    assert torch.equal(logits(fresh.model), logits(module.model))
+    trainer(tmp_path, adapter).test(restored, datamodule=data, ckpt_path=tmp_path / "vera.ckpt", weights_only=True)
+    assert torch.equal(logits(restored.model), logits(module.model))
 
 
 def test_the_command_line_takes_peft_configurations_by_class(tmp_path, monkeypatch, make_base, rows_file, capsys):

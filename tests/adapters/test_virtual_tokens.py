@@ -56,12 +56,12 @@ def test_answers_do_not_depend_on_the_batch_the_cache_or_the_beams_it_is_asked_w
     batch = tokens()
     settings = {"max_new_tokens": 5, "min_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
     for beams in (1, 3):
-        together = model.generate(**batch, num_beams=beams, **settings)
-        assert torch.equal(together, model.generate(**batch, num_beams=beams, use_cache=False, **settings))
+        batched = model.generate(**batch, num_beams=beams, **settings)
+        assert torch.equal(batched, model.generate(**batch, num_beams=beams, use_cache=False, **settings))
         for row in range(3):
             alone = batch["input_ids"][row, 2 * row :][None]
             answer = model.generate(alone, attention_mask=torch.ones_like(alone), num_beams=beams, **settings)
-            assert torch.equal(answer[0, -5:], together[row, -5:])
+            assert torch.equal(answer[0, -5:], batched[row, -5:])
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -153,10 +153,10 @@ def test_a_cache_goes_on_where_the_caller_left_it():
         method(4).attach_to(model)
         ids = tokens(1, 8)["input_ids"]
         with torch.no_grad():
-            whole = model(ids).logits
+            uncached = model(ids).logits
             first = model(ids[:, :5], past_key_values=DynamicCache(config=model.config))
             rest = model(ids[:, 5:], past_key_values=first.past_key_values)
-        assert torch.allclose(torch.cat([first.logits, rest.logits], dim=1), whole, atol=1e-5)
+        assert torch.allclose(torch.cat([first.logits, rest.logits], dim=1), uncached, atol=1e-5)
 
 
 def test_no_cache_comes_back_where_none_was_asked_for():

@@ -29,8 +29,8 @@ def run(capsys):
 
     def run(*words):
         code = cli.main(["data", *words])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
 
     return run
 
@@ -135,12 +135,12 @@ def test_help_is_help(run):
 
 
 def test_a_suite_and_a_training_set_bring_all_their_files(run, monkeypatch):
-    asked = []
-    monkeypatch.setattr(command, "download", lambda source, target, announce: asked.append(source.path))
+    downloaded = []
+    monkeypatch.setattr(command, "download", lambda source, target, announce: downloaded.append(source.path))
     assert run("fetch", "Math10K", "Arithmetic", "boolq")[0] == 0
     arithmetic = [f"dataset/{name}/test.json" for name in SETS["Math10K"].spec.judged_on]
     boolq = ["dataset/boolq/train.json", "dataset/boolq/test.json"]
-    assert asked == ["ft-training_set/math_10k.json", *arithmetic, *boolq]
+    assert downloaded == ["ft-training_set/math_10k.json", *arithmetic, *boolq]
 
 
 def test_one_file_that_fails_does_not_keep_the_others_from_coming(run, monkeypatch):

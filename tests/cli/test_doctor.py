@@ -57,17 +57,17 @@ def server():
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
-            asked.append((self.path, self.headers.get("Authorization")))
+            requests.append((self.path, self.headers.get("Authorization")))
             self.send_response(status[0])
             self.end_headers()
 
         def log_message(self, *arguments):
             pass
 
-    asked, status = [], [200]
+    requests, status = [], [200]
     running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
-    yield namedtuple("Server", "url asked status")(f"http://127.0.0.1:{running.server_port}", asked, status)
+    yield namedtuple("Server", "url requests status")(f"http://127.0.0.1:{running.server_port}", requests, status)
     running.shutdown()
     running.server_close()
 
@@ -124,9 +124,9 @@ def test_json_says_the_same_and_the_exit_code_what_is_necessary(monkeypatch, cap
     ]
     monkeypatch.setattr(doctor, "examine", lambda: found)
     assert main(["doctor", "--json"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["missing"] == ["torch"]
-    assert [Finding(**entry) for entry in told["findings"]] == found
+    report = json.loads(capsys.readouterr().out)
+    assert report["missing"] == ["torch"]
+    assert [Finding(**entry) for entry in report["findings"]] == found
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
     assert "  error: nothing works: pip install torch\n" in out
@@ -139,10 +139,10 @@ def test_json_says_the_same_and_the_exit_code_what_is_necessary(monkeypatch, cap
 
 def test_long_values_go_on_below_themselves_and_paths_stay_whole():
     path = "/a/very-long/path/" + "x" * 60
-    told = list(lines([Finding("folders", "here", f"{path}: 1 GiB free and some more words for a second line")], 60))
-    assert any(path in line for line in told)
-    assert told[0] == "folders"
-    assert all(line.startswith("  here") or line.startswith(" " * 8) for line in told[1:-2])
+    shown = list(lines([Finding("folders", "here", f"{path}: 1 GiB free and some more words for a second line")], 60))
+    assert any(path in line for line in shown)
+    assert shown[0] == "folders"
+    assert all(line.startswith("  here") or line.startswith(" " * 8) for line in shown[1:-2])
 
 
 def test_it_takes_help_and_json_alone(capsys):
@@ -350,7 +350,7 @@ def test_the_hub_and_the_index_answer(online, server):
     hub, index = doctor.network()
     assert (hub.value, hub.problem) == (f"{server.url}: answers (200)", "")
     assert (index.value, index.problem) == (f"{server.url}/simple: answers (200)", "")
-    assert sorted(path or "/" for path, _ in server.asked) == ["/", "/simple"]
+    assert sorted(path or "/" for path, _ in server.requests) == ["/", "/simple"]
 
 
 @pytest.mark.parametrize(("status", "wrong"), [(404, False), (405, False), (401, True), (403, True), (502, True)])
@@ -384,7 +384,7 @@ def test_offline_nobody_is_asked(online, server, monkeypatch, name):
     monkeypatch.setenv(name, "1")
     (found,) = doctor.network()
     assert found.value == f"{name} says to stay offline"
-    assert server.asked == []
+    assert server.requests == []
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_credentials_are_never_printed(online, server, monkeypatch, url, capsys)
 def test_a_login_is_told_to_its_host_alone(online, server, monkeypatch):
     host = server.url.partition("://")[2]
     assert answer_of(f"http://me:se%40cret@{host}/simple") == ("answers (200)", False)
-    assert server.asked == [("/simple", "Basic bWU6c2VAY3JldA==")]
+    assert server.requests == [("/simple", "Basic bWU6c2VAY3JldA==")]
 
 
 def test_masking_keeps_what_is_no_secret():

@@ -281,11 +281,11 @@ def _look_at(path):
 @fuzz(40, 200)
 @given(tensor_changes, st.sampled_from(["adapters_pl", "adapters_pl", "adapters_pl", "state_dict", ""]))
 def test_what_a_checkpoint_holds(reading, stored, todo, below):
-    whole = {key: stored[key] for key in ("adapters_pl", "state_dict")}
+    checkpoint = {key: stored[key] for key in ("adapters_pl", "state_dict")}
     if below:
         todo = [Change((below, *change.where), change.how, change.value) for change in todo]
     with reading() as here:
-        torch.save(changed(whole, todo), here / "some.ckpt")
+        torch.save(changed(checkpoint, todo), here / "some.ckpt")
         _look_at(here / "some.ckpt")
 
 

@@ -44,8 +44,8 @@ def test_the_defaults_are_those_of_the_command(printed, command):
         value = config[section]
         if name:
             value = (value.get("init_args") or value)[name]
-        told = describe(key)
-        assert value == (False if told.kind == "flag" else told.default), key
+        described = describe(key)
+        assert value == (False if described.kind == "flag" else described.default), key
 
 
 @pytest.mark.parametrize("command", KEYS)
@@ -78,17 +78,19 @@ def test_a_datasets_keys_stand_under_headings_and_its_own_behind_them(printed):
 
     assert heads("GSM8K") == list(ReasoningDataModule.headings)
     assert heads("MathQA") == [*ReasoningDataModule.headings, "Of MathQA alone"]
-    told = printed("fit", "--data.help", "MathQA")
-    assert told.startswith("AQuA's problems, cleaned and annotated anew.")
-    assert told.index("--data.contamination") < told.index("Of MathQA alone") < told.index("--data.corrupted")
-    assert "(type: whole number, at least 1, default: 4)" in " ".join(told.split())
+    text = printed("fit", "--data.help", "MathQA")
+    assert text.startswith("AQuA's problems, cleaned and annotated anew.")
+    assert text.index("--data.contamination") < text.index("Of MathQA alone") < text.index("--data.corrupted")
+    assert "(type: whole number, at least 1, default: 4)" in " ".join(text.split())
 
 
 def test_what_is_read_from_the_sources_is_what_python_sees():
     for section, classes in key_help._CLASSES.items():
         read = {getattr(adapters_pl, name): key_help._arguments(file, name) for file, name in classes}
         for cls in read:
-            known = {key: told.default for base in reversed(cls.__mro__) for key, told in read.get(base, {}).items()}
+            known = {
+                key: argument.default for base in reversed(cls.__mro__) for key, argument in read.get(base, {}).items()
+            }
             assert known == {key: value.default for key, value in arguments_of(cls).items()}, section
     assert describe("data.batch_size") == Key("training rows per process and batch", "int", 4)
     assert describe("adapter.rank").of == "LoRA"

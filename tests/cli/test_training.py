@@ -204,20 +204,20 @@ def test_results_say_whether_answers_depend_on_the_batch_size(folder, make_base,
 
 
 def test_predict_needs_no_gold(fitted, tmp_path, capsys):
-    asked = tmp_path / "asked.jsonl"
-    asked.write_text('{"instruction": "What is 1 plus 1?"}\n{"instruction": "What is 2 plus 5?"}\n')
-    assert main(["predict", "--data.test_path", str(asked), *QUICK[2:]]) == 0
+    questions_file = tmp_path / "asked.jsonl"
+    questions_file.write_text('{"instruction": "What is 1 plus 1?"}\n{"instruction": "What is 2 plus 5?"}\n')
+    assert main(["predict", "--data.test_path", str(questions_file), *QUICK[2:]]) == 0
     rows = predictions("asked", folder="predicted")
     assert [row["id"] for row in rows] == ["asked-0", "asked-1"]
     assert all(row["gold"] is None and row["correct"] is None for row in rows)
-    assert main(["test", "--data.test_path", str(asked), *QUICK[2:]]) == 1
+    assert main(["test", "--data.test_path", str(questions_file), *QUICK[2:]]) == 1
     assert "row 1 has no 'answer' to compare with; use predict" in capsys.readouterr().err
 
 
 def test_predictions_are_in_the_files_order_whatever_their_lengths(fitted, tmp_path):
-    asked = tmp_path / "asked.json"
-    asked.write_text(json.dumps([{"instruction": f"What is {'1 plus ' * n}1?"} for n in (1, 5, 3)]))
-    assert main(["predict", "--data.test_path", str(asked), "--data.eval_batch_size", "1", *QUICK[2:]]) == 0
+    questions_file = tmp_path / "asked.json"
+    questions_file.write_text(json.dumps([{"instruction": f"What is {'1 plus ' * n}1?"} for n in (1, 5, 3)]))
+    assert main(["predict", "--data.test_path", str(questions_file), "--data.eval_batch_size", "1", *QUICK[2:]]) == 0
     assert [row["row"] for row in predictions("asked", folder="predicted")] == [0, 1, 2]
 
 

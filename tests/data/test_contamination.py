@@ -66,8 +66,8 @@ def test_questions_in_other_words_are_near_and_other_problems_are_not(questions)
     found = find_overlaps(questions("dataset/boolq/train.json"), {"boolq": questions("dataset/boolq/test.json")})[
         "boolq"
     ]
-    asked = [questions("dataset/boolq/test.json")[i] for i in found.near]
-    assert any("do you have to be born in us to become president" in question for question in asked)
+    near_questions = [questions("dataset/boolq/test.json")[i] for i in found.near]
+    assert any("do you have to be born in us to become president" in question for question in near_questions)
     assert 50 < len(found.near) < 120
     # Written from templates, with other numbers: no question of one is a question of the other.
     svamp = find_overlaps(questions("dataset/mawps/trainset.json"), {"SVAMP": questions("dataset/SVAMP/test.json")})
@@ -113,8 +113,8 @@ def test_a_number_is_the_same_however_it_is_written():
 
 def test_a_sets_own_template_is_no_overlap():
     frame = "Please choose the correct answer to the question: {}\n\nAnswer format: answer1/answer2/answer3/answer4"
-    asked = [frame.format(f"word{n} thing{n}") for n in range(30)]
-    assert not find_overlaps([frame.format("other matter")], {"set": asked})["set"].rows
+    framed = [frame.format(f"word{n} thing{n}") for n in range(30)]
+    assert not find_overlaps([frame.format("other matter")], {"set": framed})["set"].rows
 
 
 def test_every_copy_of_a_row_is_found_and_the_first_is_named():
@@ -126,10 +126,10 @@ def test_every_copy_of_a_row_is_found_and_the_first_is_named():
 def test_rows_looked_up_in_parts_keep_their_numbers(monkeypatch):
     near = TEST.replace("didn't", "did n't")
     train = ["a", "b", near, "c", "d", TEST, near]
-    whole = find_overlaps(train, {"set": ["What?", TEST]})["set"]
+    unchunked = find_overlaps(train, {"set": ["What?", TEST]})["set"]
     monkeypatch.setattr(contamination, "_CHUNK", 2)
-    assert find_overlaps(train, {"set": ["What?", TEST]})["set"] == whole
-    assert (whole.same_rows, whole.near_rows) == ({5}, {2, 6})
+    assert find_overlaps(train, {"set": ["What?", TEST]})["set"] == unchunked
+    assert (unchunked.same_rows, unchunked.near_rows) == ({5}, {2, 6})
 
 
 @pytest.mark.parametrize(("train", "tests"), [([], {"set": [TEST]}), ([TEST], {}), ([TEST], {"set": []}), ([], {})])

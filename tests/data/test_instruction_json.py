@@ -121,8 +121,8 @@ def said(monkeypatch):
 
 def test_a_mixture_has_a_kind_for_each_row(file, said):
     answers = [*map(str, range(20)), "B", "A", "D"]
-    asked = [{"instruction": f"Question {n}", "answer": answer} for n, answer in enumerate(answers)]
-    data = InstructionJSON(test_path=file("mixed.json", asked))
+    test_rows = [{"instruction": f"Question {n}", "answer": answer} for n, answer in enumerate(answers)]
+    data = InstructionJSON(test_path=file("mixed.json", test_rows))
     letters = ("A", "B", "C", "D")
     assert [(e.kind, e.options) for e in data.examples("test")] == [("number", ())] * 20 + [("letter", letters)] * 3
     data.examples("test")
@@ -132,8 +132,8 @@ def test_a_mixture_has_a_kind_for_each_row(file, said):
 
 @pytest.mark.parametrize("blank", ["", "  \t"])
 def test_a_blank_answer_is_no_gold_and_changes_no_other_row(file, said, blank):
-    asked = [{"instruction": f"Question {n}", "answer": blank if n == 6 else str(n)} for n in range(40)]
-    data = InstructionJSON(test_path=file("blank.json", asked))
+    test_rows = [{"instruction": f"Question {n}", "answer": blank if n == 6 else str(n)} for n in range(40)]
+    data = InstructionJSON(test_path=file("blank.json", test_rows))
     examples = data.examples("test")
     assert examples[6].answer is None
     assert {example.kind for example in examples} == {"number"}
@@ -153,17 +153,17 @@ def test_results_can_name_the_files_that_were_read(file):
 @pytest.fixture
 def hub(monkeypatch):
     """A hub with one dataset; keeps what it was asked for."""
-    asked = []
+    requests = []
 
     def load_dataset(*arguments, **options):
-        asked.append((arguments, options))
+        requests.append((arguments, options))
         if arguments[0] != "owner/sums":
             raise ConnectionError(f"Couldn't reach '{arguments[0]}' on the Hub (offline)\nand more lines")
         made = datasets.Dataset.from_list([{"question": "Add.", "answer": 2}, {"question": "Add up.", "answer": 3}])
         return datasets.DatasetDict({"train": made, "validation": made.select([0])})
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    return asked
+    return requests
 
 
 def test_a_hub_dataset_is_read_without_running_its_code(hub):

@@ -27,27 +27,27 @@ def row(digits=2, answer_digits=1, **changes):
 
 def asking(row, number):
     """A row of sevens with a number of as many digits instead, so that no two rows ask the same."""
-    asked = row["instruction"]
-    return {**row, "instruction": str(number).zfill(len(asked))} if set(asked) == {"7"} else row
+    question = row["instruction"]
+    return {**row, "instruction": str(number).zfill(len(question))} if set(question) == {"7"} else row
 
 
 @pytest.fixture
-def told(tokenizer):
+def connection(tokenizer):
     """What data modules are told: one process, a context of 512 tokens; ``connect`` tells it."""
 
     def connect(data):
-        answers = {"validates_answers": told.validates_answers}
-        data.connect(Reader(tokenizer, told.context), Processes(**told.processes), **answers)
+        answers = {"validates_answers": connection.validates_answers}
+        data.connect(Reader(tokenizer, connection.context), Processes(**connection.processes), **answers)
         return data
 
-    told = SimpleNamespace(context=512, processes={}, validates_answers=False, connect=connect)
-    return told
+    connection = SimpleNamespace(context=512, processes={}, validates_answers=False, connect=connect)
+    return connection
 
 
 @pytest.fixture
-def context(told):
+def context(connection):
     """Set the model's context."""
-    return lambda tokens: setattr(told, "context", tokens)
+    return lambda tokens: setattr(connection, "context", tokens)
 
 
 class Recited:
@@ -70,10 +70,10 @@ def judged(data, name, rows, *answers):
 @pytest.fixture
 def notices(monkeypatch):
     """What the data module tells the user."""
-    told = []
+    messages = []
     for module in (base, preparation):
-        monkeypatch.setattr(module, "rank_zero_info", lambda line: None if "check" in line else told.append(line))
-    return told
+        monkeypatch.setattr(module, "rank_zero_info", lambda line: None if "check" in line else messages.append(line))
+    return messages
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def put(tmp_path):
 
 
 @pytest.fixture
-def boolq(tmp_path, put, told):
+def boolq(tmp_path, put, connection):
     """A multiple-choice set with both files, made of the rows given."""
 
     def boolq(train=(), test=(), **options):
@@ -97,7 +97,7 @@ def boolq(tmp_path, put, told):
         if test:
             put("dataset/boolq/test.json", list(test))
         data = BoolQ(root=str(tmp_path), **{"template": "plain", "contamination": "allow", **options})
-        return told.connect(data)
+        return connection.connect(data)
 
     return boolq
 
@@ -297,8 +297,8 @@ def test_the_cutoff_is_never_beyond_the_context(boolq, context):
     assert [token_row.length for token_row in data.training.rows] == [9, 24, 24]
 
 
-def test_a_model_without_a_context_is_cut_where_asked(boolq, told):
-    told.context = None
+def test_a_model_without_a_context_is_cut_where_asked(boolq, connection):
+    connection.context = None
     data = boolq(train=LONG, val_size=0, cutoff=16)
     data.setup("fit")
     assert [token_row.length for token_row in data.training.rows] == [9, 16]
@@ -365,8 +365,8 @@ def test_the_room_is_what_the_sets_longest_prompt_leaves_of_the_context(boolq, p
     assert (data.questions("boolq").max_new_tokens, data.questions("AddSub").max_new_tokens) == (18, 1)
 
 
-def test_without_a_known_context_the_room_is_what_was_asked(boolq, told):
-    told.context = None
+def test_without_a_known_context_the_room_is_what_was_asked(boolq, connection):
+    connection.context = None
     data = boolq(test=[row(900)])
     data.setup("test")
     assert data.questions("boolq").max_new_tokens == 32
@@ -375,25 +375,25 @@ def test_without_a_known_context_the_room_is_what_was_asked(boolq, told):
 # ---- which sets are tested
 
 
-def test_a_set_without_a_training_file_names_those_that_have_one(told):
+def test_a_set_without_a_training_file_names_those_that_have_one(connection):
     data = AddSub(root="/nowhere")
-    told.connect(data)
+    connection.connect(data)
     with pytest.raises(UserError, match="AddSub has no training file") as caught:
         data.setup("fit")
     assert "Math10K" in str(caught.value)
     assert "--data InstructionJSON --data.path FILE" in str(caught.value)
 
 
-def test_a_set_without_a_test_file_asks_for_test_sets(told):
+def test_a_set_without_a_test_file_asks_for_test_sets(connection):
     data = Math10K(root="/nowhere", test_sets=["Math10K"])
-    told.connect(data)
+    connection.connect(data)
     with pytest.raises(UserError, match=r"Math10K has no test file: .*--data\.test_sets"):
         data.setup("test")
 
 
-def test_a_missing_file_is_named_with_its_root(tmp_path, told):
+def test_a_missing_file_is_named_with_its_root(tmp_path, connection):
     data = BoolQ(root=str(tmp_path))
-    told.connect(data)
+    connection.connect(data)
     with pytest.raises(UserError, match=r"boolq: no file .*dataset/boolq/train\.json"):
         data.setup("fit")
 
@@ -487,8 +487,8 @@ def test_judged_answers_are_recorded(boolq):
     ]
 
 
-def test_validation_rows_are_judged_by_their_own_number(boolq, told):
-    told.validates_answers = True
+def test_validation_rows_are_judged_by_their_own_number(boolq, connection):
+    connection.validates_answers = True
     data = boolq(train=[row(answer="true" if n % 2 else "false", id=f"r{n}") for n in range(20)], val_size=2)
     data.setup("fit")
     held_out = numbers(data.validation)
@@ -521,7 +521,7 @@ def test_a_validation_row_is_asked_as_a_test_row_is(boolq, tokenizer, context, p
         assert len(ids) > 24  # the cutoff is one of training
 
 
-def test_rows_without_gold_are_not_answered_and_that_is_said(boolq, told, notices):
+def test_rows_without_gold_are_not_answered_and_that_is_said(boolq, connection, notices):
     data = boolq(train=[row(answer=None if n % 2 else "true") for n in range(80)], val_size=6)
     data.setup("validate")
     held_out = numbers(data.validation)
@@ -530,8 +530,8 @@ def test_rows_without_gold_are_not_answered_and_that_is_said(boolq, told, notice
     assert f"boolq: {without} of 6 validation rows have no 'answer' to compare with; the others are answered" in notices
 
 
-def test_val_accuracy_without_gold_is_refused_before_training(boolq, told):
-    told.validates_answers = True
+def test_val_accuracy_without_gold_is_refused_before_training(boolq, connection):
+    connection.validates_answers = True
     data = boolq(train=[row(answer=None) for _ in range(60)], val_size=6)
     with pytest.raises(UserError, match=r"6 of 6 validation rows have no 'answer' .* choose --model\.monitor val_loss"):
         data.setup("fit")
@@ -550,7 +550,7 @@ def test_training_rows_share_no_question_with_held_out_rows(boolq, notices):
     assert any("training rows ask what a held-out row asks: left out" in line for line in notices)
 
 
-def test_validation_sees_the_rows_that_training_held_out(boolq, told):
+def test_validation_sees_the_rows_that_training_held_out(boolq, connection):
     rows = [row(digits=3, id=f"r{n}") for n in range(40)]
     test = [asking(rows[n], n) for n in range(0, 40, 2)]
     found = []
@@ -565,8 +565,8 @@ def test_validation_sees_the_rows_that_training_held_out(boolq, told):
 # ---- loaders
 
 
-def test_training_batches_hold_every_row_and_the_steps_labels(boolq, told):
-    told.processes = {"accumulate": 2}
+def test_training_batches_hold_every_row_and_the_steps_labels(boolq, connection):
+    connection.processes = {"accumulate": 2}
     data = boolq(train=[row(answer_digits=1 + n % 3) for n in range(10)], val_size=0, batch_size=5)
     data.setup("fit")
     first, second = data.train_dataloader()
@@ -585,14 +585,14 @@ def test_training_on_the_prompt_labels_it(boolq):
 
 
 @pytest.mark.parametrize("loader", ["train", "val", "test"])
-def test_processes_divide_the_rows_among_them(boolq, told, loader):
+def test_processes_divide_the_rows_among_them(boolq, connection, loader):
     rows = [row(1 + n % 7) for n in range(11)]
     data = boolq(train=rows, test=rows, val_size=5, limit_train=6, batch_size=2, eval_batch_size=2)
     data.setup("test" if loader == "test" else "fit")
     seen = []
     for rank in (0, 1):
-        told.processes = {"rank": rank, "count": 2}
-        told.connect(data)
+        connection.processes = {"rank": rank, "count": 2}
+        connection.connect(data)
         made = getattr(data, f"{loader}_dataloader")()
         seen += [r for batch in (made[0] if loader == "test" else made) for r in batch["row_ids"].tolist()]
     expected = {"train": range(6), "val": range(6, 11), "test": range(11)}[loader]
@@ -606,7 +606,7 @@ def test_the_longest_prompts_are_tested_first(boolq):
     assert [batch["row_ids"].tolist() for batch in loader] == [[1], [2], [0]]
 
 
-def test_no_validation_rows_are_no_loader_and_an_error_only_when_asked_for(boolq, told):
+def test_no_validation_rows_are_no_loader_and_an_error_only_when_asked_for(boolq, connection):
     data = boolq(train=[row()] * 5, val_size=0)
     data.setup("fit")
     assert data.val_dataloader() == []
@@ -638,9 +638,9 @@ def test_setting_up_again_and_for_another_stage_changes_nothing(boolq):
     assert len(data.test_dataloader()) == 1
 
 
-def test_a_file_of_ones_own_is_divided_in_the_same_way(rows_file, told):
+def test_a_file_of_ones_own_is_divided_in_the_same_way(rows_file, connection):
     data = InstructionJSON(path=str(rows_file), template="plain")
-    told.connect(data)
+    connection.connect(data)
     data.setup("fit")
     assert (len(data.training), len(data.validation)) == (36, 4)
 

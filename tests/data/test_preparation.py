@@ -18,11 +18,11 @@ from tests.conftest import DATA, shared
 ASKED = [
     f"Tom number {n} has some apples and finds {n + 1} more under the old tree, so how many now?" for n in range(30)
 ]
-ROWS = [{"instruction": asked, "output": "It is 1.", "answer": "1"} for asked in ASKED]
+ROWS = [{"instruction": question, "output": "It is 1.", "answer": "1"} for question in ASKED]
 
 
 @pytest.fixture
-def told(monkeypatch):
+def messages(monkeypatch):
     """What the user is told, and the tables that are printed."""
     lines = []
     monkeypatch.setattr(preparation, "rank_zero_info", lines.append)
@@ -59,50 +59,50 @@ def trained_on(data, examples):
 # ---- the guard
 
 
-def test_training_rows_that_are_test_rows_are_an_error_by_default(make, told):
+def test_training_rows_that_are_test_rows_are_an_error_by_default(make, messages):
     data = make("Math10K", files(ROWS[:3]), test_sets=["AddSub"])
     with pytest.raises(UserError, match=r"Math10K: 3 of 30 training rows are test rows of AddSub, or nearly\. .*drop"):
         data.setup("fit")
-    assert told == ["Test questions among the training rows"]
+    assert messages == ["Test questions among the training rows"]
     assert data.contamination_report["sets"]["AddSub"] == {
         "n": 3, "exact": 3, "normalised": 3, "near": 0, "train_rows": 3, "distribution": "in"
     }  # fmt: skip
 
 
-def test_dropped_rows_are_neither_trained_on_nor_validated_with(make, told):
+def test_dropped_rows_are_neither_trained_on_nor_validated_with(make, messages):
     data = make("Math10K", files(ROWS[10:13]), test_sets=["AddSub"], contamination="drop")
     data.setup("fit")
     assert trained_on(data, data.examples("train")) == sorted(ASKED[:10] + ASKED[13:])
     assert (data.contamination_report["overlapping"], data.contamination_report["dropped"]) == (3, 3)
-    assert told[1].startswith("contamination: 3 of 30 training rows are dropped (")
+    assert messages[1].startswith("contamination: 3 of 30 training rows are dropped (")
     assert data.contamination_report["data"] == {
         path: blob_sha1(Path(data.root) / path)
         for path in ("ft-training_set/math_10k.json", "dataset/AddSub/test.json")
     }
 
 
-def test_allowed_rows_are_trained_on_and_recorded(make, told):
+def test_allowed_rows_are_trained_on_and_recorded(make, messages):
     data = make("Math10K", files(ROWS[:3]), test_sets=["AddSub"], contamination="allow")
     data.setup("fit")
     assert len(trained_on(data, data.examples("train"))) == 30
     assert data.contamination_report["overlapping"] == 3
-    assert "and are trained on" in told[1]
+    assert "and are trained on" in messages[1]
 
 
-def test_without_overlap_one_line_says_how_much_was_compared(make, told):
+def test_without_overlap_one_line_says_how_much_was_compared(make, messages):
     data = make("Math10K", files([{"instruction": "What else?", "answer": "1"}]), test_sets=["AddSub"])
     data.setup("fit")
-    assert len(told) == 1
-    assert told[0].startswith("contamination: none of 30 training rows is among the 1 test rows of AddSub (")
+    assert len(messages) == 1
+    assert messages[0].startswith("contamination: none of 30 training rows is among the 1 test rows of AddSub (")
     assert data.contamination_report["overlapping"] == 0
 
 
-def test_when_every_row_is_a_test_row_there_is_nothing_to_train_on(make, told):
+def test_when_every_row_is_a_test_row_there_is_nothing_to_train_on(make, messages):
     with pytest.raises(UserError, match="every training row is a test row"):
         make("Math10K", files(ROWS), test_sets=["AddSub"], contamination="drop").setup("fit")
 
 
-def test_the_context_of_a_question_is_part_of_it(make, told):
+def test_the_context_of_a_question_is_part_of_it(make, messages):
     train = [{**row, "input": "In the year 1900."} for row in ROWS]
     test = [{**ROWS[0], "input": "On the moon."}]
     data = make("Math10K", files(test, train), test_sets=["AddSub"], contamination="allow")
@@ -110,21 +110,21 @@ def test_the_context_of_a_question_is_part_of_it(make, told):
     assert data.contamination_report["sets"]["AddSub"]["exact"] == 0
 
 
-def test_a_validation_or_a_test_compares_nothing(make, told):
+def test_a_validation_or_a_test_compares_nothing(make, messages):
     data = make("Math10K", files(ROWS[:3]), test_sets=["AddSub"])
     data.setup("validate")
     data.setup("test")
     assert data.contamination_report is None
 
 
-def test_generated_problems_are_apart_by_construction(make, told):
+def test_generated_problems_are_apart_by_construction(make, messages):
     data = make("word_problems", {}, train_rows=1500, test_rows=150)
     data.setup("fit")
     assert data.contamination_report["overlapping"] == 0
     assert list(data.contamination_report["sets"]) == data.eval_sets
 
 
-def test_held_out_rows_are_not_compared_with_their_own_file(tmp_path, told, make):
+def test_held_out_rows_are_not_compared_with_their_own_file(tmp_path, messages, make):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(ROWS))
     data = InstructionJSON(path=str(path), val_size=2, template="plain")
@@ -141,7 +141,7 @@ def test_held_out_rows_are_not_compared_with_their_own_file(tmp_path, told, make
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
-def test_missing_sets_are_all_named(make, told, stage):
+def test_missing_sets_are_all_named(make, messages, stage):
     with pytest.raises(UserError) as caught:
         make("Math10K", files([{"instruction": "What else?", "answer": "1"}])).setup(stage)
     message = str(caught.value)
@@ -153,10 +153,10 @@ def test_missing_sets_are_all_named(make, told, stage):
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
-def test_missing_sets_are_left_out_where_that_is_allowed(make, told, stage):
+def test_missing_sets_are_left_out_where_that_is_allowed(make, messages, stage):
     data = make("Math10K", files([{"instruction": "What else?", "answer": "1"}]), skip_missing=True)
     data.setup(stage)
-    assert "MultiArith, gsm8k, AQuA, SingleEq, SVAMP (no file at hand)" in told[0]
+    assert "MultiArith, gsm8k, AQuA, SingleEq, SVAMP (no file at hand)" in messages[0]
     if stage == "test":
         assert data.eval_sets == ["AddSub"]
         assert len(data.test_dataloader()) == 1
@@ -165,7 +165,7 @@ def test_missing_sets_are_left_out_where_that_is_allowed(make, told, stage):
         assert list(data.contamination_report["sets"]) == ["AddSub"]
 
 
-def test_with_no_set_at_all_there_is_nothing_to_test(make, told):
+def test_with_no_set_at_all_there_is_nothing_to_test(make, messages):
     with pytest.raises(UserError, match="6 have no file at hand"):
         make("Math10K", {"ft-training_set/math_10k.json": ROWS}, skip_missing=True).setup("test")
 
@@ -189,7 +189,7 @@ def test_a_suite_cannot_be_trained_on():
 
 
 @shared(DATA)
-def test_a_suite_reads_every_set_at_hand(make, told):
+def test_a_suite_reads_every_set_at_hand(make, messages):
     data = make("AddSub", {}, test_sets=["Commonsense"], skip_missing=True)
     data.root = str(DATA)
     found, missing = data._tests(data.test_sets)

@@ -42,18 +42,18 @@ class Server:
 
     def __init__(self):
         self.content, self.cut, self.ranges, self.status = CONTENT, None, True, 200
-        self.asked = []
+        self.requested_ranges = []
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 begin = 0
-                asked = self.headers.get("Range")
-                outer.asked.append(asked)
+                range_header = self.headers.get("Range")
+                outer.requested_ranges.append(range_header)
                 if outer.status != 200:
                     return self.send_error(outer.status)
-                if asked and outer.ranges:
-                    begin = int(re.fullmatch(r"bytes=(\d+)-", asked)[1])
+                if range_header and outer.ranges:
+                    begin = int(re.fullmatch(r"bytes=(\d+)-", range_header)[1])
                     if begin >= len(outer.content):
                         return self.send_error(416)
                 self.send_response(206 if begin else 200)
@@ -107,7 +107,7 @@ def test_a_file_comes_whole_and_leaves_nothing_else(source, server, target, size
     assert download(source(size=size), target) == target
     assert target.read_bytes() == CONTENT
     assert leftovers(target) == ["file.json"]
-    assert server.asked == [None]
+    assert server.requested_ranges == [None]
 
 
 @pytest.mark.parametrize("size", [len(CONTENT), None])
@@ -115,7 +115,7 @@ def test_a_connection_that_breaks_is_taken_up_where_it_broke(source, server, tar
     server.cut = 2000
     download(source(size=size), target)
     assert target.read_bytes() == CONTENT
-    assert server.asked == [None, "bytes=2000-", "bytes=4000-"]
+    assert server.requested_ranges == [None, "bytes=2000-", "bytes=4000-"]
 
 
 def test_what_a_broken_download_left_is_gone_on_with(source, server, target):
@@ -124,9 +124,9 @@ def test_what_a_broken_download_left_is_gone_on_with(source, server, target):
         download(source(), target)
     assert "\n" not in str(caught.value)
     assert leftovers(target) == ["file.json.part"]
-    server.cut, server.asked = None, []
+    server.cut, server.requested_ranges = None, []
     download(source(), target)
-    assert server.asked == ["bytes=3000-"]
+    assert server.requested_ranges == ["bytes=3000-"]
     assert target.read_bytes() == CONTENT
 
 
@@ -150,7 +150,7 @@ def test_a_leftover_that_is_whole_is_not_asked_for_again(source, server, target)
     target.parent.mkdir(parents=True)
     target.with_name("file.json.part").write_bytes(CONTENT)
     download(source(), target)
-    assert server.asked == []
+    assert server.requested_ranges == []
 
 
 def test_another_file_than_the_registered_one_is_not_kept(source, target):
@@ -179,7 +179,7 @@ def test_an_answer_without_a_file_is_told(server, source, target, status, times)
     server.status = status
     with pytest.raises(MissingFile, match=rf"answers {status}"):
         download(source(), target)
-    assert len(server.asked) == times
+    assert len(server.requested_ranges) == times
 
 
 def test_an_unwritable_cache_is_named_with_the_way_out(source, tmp_path):
@@ -202,7 +202,7 @@ def test_offline_is_honoured(server, source, target, monkeypatch, name, value, f
             download(source(), target)
     else:
         download(source(), target)
-    assert len(server.asked) == (0 if forbidden else 1)
+    assert len(server.requested_ranges) == (0 if forbidden else 1)
 
 
 def test_processes_that_ask_at_once_download_once(source, server, target):
@@ -213,7 +213,7 @@ def test_processes_that_ask_at_once_download_once(source, server, target):
     for thread in threads:
         thread.join()
     assert target.read_bytes() == CONTENT
-    assert server.asked == [None]
+    assert server.requested_ranges == [None]
 
 
 # ---- the order of places
@@ -224,7 +224,7 @@ def test_the_root_comes_before_the_cache_and_the_cache_before_the_download(sourc
     first = find_file(None, RELATIVE, "AddSub")
     assert first.is_relative_to(cache_folder())
     assert find_file(None, RELATIVE, "AddSub") == first
-    assert server.asked == [None]
+    assert server.requested_ranges == [None]
     local = tmp_path / "root" / RELATIVE
     local.parent.mkdir(parents=True)
     local.write_text("[]")
@@ -270,12 +270,12 @@ def test_a_local_file_that_is_not_the_published_one_is_read_and_told(tmp_path, m
     local = tmp_path / "root" / RELATIVE
     local.parent.mkdir(parents=True)
     local.write_text('[{"instruction": "Add.", "answer": "1"}]')
-    told = []
-    monkeypatch.setattr(fetch, "rank_zero_info", told.append)
+    messages = []
+    monkeypatch.setattr(fetch, "rank_zero_info", messages.append)
     data = AddSub(root=str(tmp_path / "root"))
     assert [len(data.examples("test")) for _ in range(2)] == [1, 1]
-    assert len(told) == 1
-    assert "is not the published file" in told[0]
+    assert len(messages) == 1
+    assert "is not the published file" in messages[0]
     assert data.checksums == {RELATIVE: blob(local.read_bytes())}
 
 

@@ -196,8 +196,8 @@ def test_on_another_division_every_row_that_is_left_comes_once(counts, before, a
     assert sorted([*seen, *(row for batches in second for row in rows_that_count(batches))]) == list(range(len(counts)))
     # Processes stay in step, steps keep their batches, and a step knows the labels of the rows that are left of it.
     assert len({len(batches) for batches in second}) == 1
-    whole = len(StepSampler(counts, after[0], 0, *after[1:]))
-    assert not second[0] or (whole - len(second[0])) % after[2] == 0
+    epoch_batches = len(StepSampler(counts, after[0], 0, *after[1:]))
+    assert not second[0] or (epoch_batches - len(second[0])) % after[2] == 0
     for step in steps(second, after[2]):
         labelled = sum(counts[row] for row in rows_that_count(step))
         assert {batch.loss_tokens for batch in step} == {max(1, labelled)}

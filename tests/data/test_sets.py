@@ -286,17 +286,17 @@ def test_as_many_problems_are_made_as_asked_for(problems):
 @pytest.mark.parametrize("tested", [WordProblems, FreshWordProblems, UnseenWordProblems])
 @pytest.mark.parametrize("problem_seed", [0, 5])
 def test_no_tested_operands_are_trained_on(problems, tested, problem_seed):
-    asked = operands(tested(test_rows=200, problem_seed=problem_seed).rows("test"))
-    assert len(asked) > 50
-    assert not asked & operands(problems.rows("train"))
+    tested_operands = operands(tested(test_rows=200, problem_seed=problem_seed).rows("test"))
+    assert len(tested_operands) > 50
+    assert not tested_operands & operands(problems.rows("train"))
 
 
 def test_each_test_set_asks_for_something_of_its_own():
-    asked = [
+    questions = [
         {row["instruction"] for row in tested(test_rows=50).rows("test")}
         for tested in (WordProblems, FreshWordProblems, UnseenWordProblems)
     ]
-    assert len(asked[0] | asked[1] | asked[2]) > 145
+    assert len(questions[0] | questions[1] | questions[2]) > 145
 
 
 def test_unseen_problems_have_no_multiplication():
@@ -326,19 +326,19 @@ def test_shuffled_answers_are_the_same_answers_to_other_problems(problems):
     assert [row["instruction"] for row in mixed] == [row["instruction"] for row in rows]
     answers, others = ([(row["output"], row["answer"]) for row in each] for each in (rows, mixed))
     assert Counter(others) == Counter(answers)
-    assert sum(mine == other for mine, other in zip(answers, others, strict=True)) < 60
+    assert sum(answer == other for answer, other in zip(answers, others, strict=True)) < 60
     # Output and answer stay together, and the test stays honest.
     assert all(extract(output, "word_problems") == answer for output, answer in others)
     assert shuffled.rows("test") == problems.rows("test")
 
 
 def test_every_judged_set_takes_the_seed_of_the_problems(attach):
-    def asked(problem_seed):
+    def judged_questions(problem_seed):
         data = attach(WordProblems(test_rows=5, problem_seed=problem_seed))
         return [[example.instruction for example in data._set(name).examples("test")] for name in data.eval_sets]
 
-    assert asked(3) == asked(3)
-    assert all(mine != other for mine, other in zip(asked(0), asked(3), strict=True))
+    assert judged_questions(3) == judged_questions(3)
+    assert all(default != other for default, other in zip(judged_questions(0), judged_questions(3), strict=True))
 
 
 def test_word_problems_are_judged_on_three_sets_of_the_size_asked_for(attach):

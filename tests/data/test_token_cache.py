@@ -21,16 +21,16 @@ def one_by_one(tokenizer, pairs):
     """The prompt as generation gets it; the response as the tail of the whole text, or by itself."""
     rows = []
     for prompt, response in pairs:
-        before, whole, alone = (
+        before, joined, alone = (
             tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, prompt + response, response)
         )
-        tail = whole[len(before) :] if whole[: len(before)] == before else alone
+        tail = joined[len(before) :] if joined[: len(before)] == before else alone
         assert encode_rows(tokenizer, [prompt], [response])[1][0] == [*tail, 2]
         rows.append((encode_prompt(tokenizer, prompt), [*tail, 2]))
     return rows
 
 
-def together(rows):
+def as_pairs(rows):
     return [(row["prompt"], row["response"]) for row in rows]
 
 
@@ -39,13 +39,13 @@ def together(rows):
 @given(pairs=PAIRS)
 def test_a_batch_is_encoded_as_its_rows_are(which, pairs, request):
     tokenizer = request.getfixturevalue(which)
-    assert together(encoded(tokenizer, *zip(*pairs, strict=True))) == one_by_one(tokenizer, pairs)
+    assert as_pairs(encoded(tokenizer, *zip(*pairs, strict=True))) == one_by_one(tokenizer, pairs)
 
 
 @PROPERTY
 @given(pairs=SPELT)
 def test_a_batch_that_merges_across_borders_is_encoded_as_its_rows_are(pairs, spacing_tokenizer):
-    assert together(encoded(spacing_tokenizer, *zip(*pairs, strict=True))) == one_by_one(spacing_tokenizer, pairs)
+    assert as_pairs(encoded(spacing_tokenizer, *zip(*pairs, strict=True))) == one_by_one(spacing_tokenizer, pairs)
 
 
 def test_a_template_that_writes_the_beginning_itself_has_it_once(tokenizer):
@@ -99,8 +99,8 @@ ROWS = (["12", "3\n"], ["4", "56"])
 
 
 def test_the_second_time_nothing_is_encoded(cached, tokenizer):
-    first = together(encoded(tokenizer, *ROWS))
-    assert together(encoded(tokenizer, *ROWS)) == first == one_by_one(tokenizer, list(zip(*ROWS, strict=True)))
+    first = as_pairs(encoded(tokenizer, *ROWS))
+    assert as_pairs(encoded(tokenizer, *ROWS)) == first == one_by_one(tokenizer, list(zip(*ROWS, strict=True)))
     assert cached == ["12", "3\n"]
 
 
@@ -108,11 +108,11 @@ def test_the_second_time_nothing_is_encoded(cached, tokenizer):
     "damage", [lambda content: content[: len(content) // 2], lambda _: b"", lambda _: b"no arrow at all"]
 )
 def test_a_damaged_cache_is_made_again(cached, tokenizer, tmp_path, damage):
-    first = together(encoded(tokenizer, *ROWS))
+    first = as_pairs(encoded(tokenizer, *ROWS))
     [file] = (tmp_path / "cache" / "tokens").glob("*.arrow")
     file.write_bytes(damage(file.read_bytes()))
-    assert together(encoded(tokenizer, *ROWS)) == first
-    assert together(encoded(tokenizer, *ROWS)) == first
+    assert as_pairs(encoded(tokenizer, *ROWS)) == first
+    assert as_pairs(encoded(tokenizer, *ROWS)) == first
     assert len(cached) == 4
 
 
@@ -121,19 +121,19 @@ def test_a_cache_with_fewer_rows_is_made_again(cached, tokenizer, tmp_path):
     [short] = (tmp_path / "cache" / "tokens").glob("*.arrow")
     content = short.read_bytes()
     short.unlink()
-    first = together(encoded(tokenizer, *ROWS))
+    first = as_pairs(encoded(tokenizer, *ROWS))
     [file] = (tmp_path / "cache" / "tokens").glob("*.arrow")
     file.write_bytes(content)
-    assert together(encoded(tokenizer, *ROWS)) == first
+    assert as_pairs(encoded(tokenizer, *ROWS)) == first
 
 
 def test_an_unwritable_cache_only_costs_time(cached, tokenizer, tmp_path, monkeypatch):
-    told = []
-    monkeypatch.setattr(token_cache, "rank_zero_info", told.append)
+    messages = []
+    monkeypatch.setattr(token_cache, "rank_zero_info", messages.append)
     (tmp_path / "cache").write_text("a file where the folder should be")
     assert len(encoded(tokenizer, *ROWS)) == 2
-    assert "not cached" in told[0]
-    assert "ADAPTERS_PL_CACHE" in told[0]
+    assert "not cached" in messages[0]
+    assert "ADAPTERS_PL_CACHE" in messages[0]
 
 
 def test_the_fingerprint_changes_with_everything_that_shapes_the_ids(tokenizer):

@@ -244,9 +244,9 @@ def test_an_engine_yields_every_prompt_at_its_place(make_base):
     model = AutoModelForCausalLM.from_pretrained(make_base(), dtype=torch.float32).eval()
     engine = TransformersEngine(model, AutoTokenizer.from_pretrained(make_base()), batch_size=2)
     prompts = [[1, 5], [1, 7, 9, 11], [1], [1, 8, 9], [1, 6]]
-    together = dict(engine.generate(prompts, Decoding(4)))
-    assert sorted(together) == [0, 1, 2, 3, 4]
-    assert [together[place] for place in range(5)] == [dict(engine.generate([p], Decoding(4)))[0] for p in prompts]
+    batched = dict(engine.generate(prompts, Decoding(4)))
+    assert sorted(batched) == [0, 1, 2, 3, 4]
+    assert [batched[place] for place in range(5)] == [dict(engine.generate([p], Decoding(4)))[0] for p in prompts]
     assert list(engine.generate([], Decoding(4))) == []
 
 

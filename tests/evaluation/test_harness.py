@@ -112,8 +112,8 @@ def questions(of):
 
 def made_choices(number):
     offered = "/".join(f"answer{place}" for place in range(1, 4 + number % 3))
-    asked = f"Question: what is {number} times 3?\n\n" + " ".join(f"{name}: {number}" for name in offered.split("/"))
-    return {"instruction": f"{asked}\n\nAnswer format: {offered}", "answer": "answer1"}
+    question = f"Question: what is {number} times 3?\n\n" + " ".join(f"{name}: {number}" for name in offered.split("/"))
+    return {"instruction": f"{question}\n\nAnswer format: {offered}", "answer": "answer1"}
 
 
 def made_letters(number):

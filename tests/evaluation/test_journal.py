@@ -138,16 +138,16 @@ def predictions(run):
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_an_interrupted_test_resumes_from_what_it_wrote(tmp_path, tested, rank):
-    whole, broken = Run.create(tmp_path / "a", "test"), Run.create(tmp_path / "b", "test")
-    tested(whole, rank=rank)
+    uninterrupted, broken = Run.create(tmp_path / "a", "test"), Run.create(tmp_path / "b", "test")
+    tested(uninterrupted, rank=rank)
     assert tested(broken, Interrupt(after=3), rank=rank).answered_rows == 21 * (1 + bool(rank))
     assert not (broken.path / "predictions/sums.jsonl").exists()
     assert not (broken.path / "results.json").exists()
     assert len((broken.path / "predictions/sums.partial.jsonl").read_text().splitlines()) == 22
     # Another batch size: the rows that are left are answered, one by one.
     assert tested(broken, rank=rank, eval_batch_size=5).answered_rows == 19 * (1 + bool(rank))
-    assert predictions(broken) == predictions(whole)
-    results = [json.loads((run.path / "results.json").read_text()) for run in (whole, broken)]
+    assert predictions(broken) == predictions(uninterrupted)
+    results = [json.loads((run.path / "results.json").read_text()) for run in (uninterrupted, broken)]
     assert results[1]["sets"]["sums"]["resumed"] == 21
     assert results[0]["sets"]["sums"]["accuracy"] == results[1]["sets"]["sums"]["accuracy"]
     assert [path.name for path in (broken.path / "predictions").iterdir()] == ["sums.jsonl"]

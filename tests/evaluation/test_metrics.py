@@ -52,8 +52,8 @@ def test_counting_stays_exact_where_single_precision_would_not(accuracy):
 def test_two_processes_together_equal_one(accuracy):
     first, second = accuracy([True, False, True]), accuracy([False], [True, True, True])
     first.merge_state(second)
-    together = accuracy([True, False, True], [False], [True, True, True])
-    assert first.compute() == together.compute()
+    single_process = accuracy([True, False, True], [False], [True, True, True])
+    assert first.compute() == single_process.compute()
     assert first.compute().item() == 5 / 7
 
 

@@ -38,9 +38,9 @@ def test_white_space_at_the_end_of_the_context_belongs_to_the_continuation(token
 
 def test_both_are_encoded_together(tokenizer):
     """Where the tokenizer merges across the border the context keeps its number of ids, as in the harness."""
-    whole, context = "the answer is", "the answ"
-    pair = encode_pair(tokenizer, context, whole[len(context) :])
-    assert pair.continuation == tokenizer(whole)["input_ids"][len(pair.context) :]
+    text, context = "the answer is", "the answ"
+    pair = encode_pair(tokenizer, context, text[len(context) :])
+    assert pair.continuation == tokenizer(text)["input_ids"][len(pair.context) :]
     assert len(pair.context) == len(tokenizer(context)["input_ids"])
 
 
@@ -88,8 +88,8 @@ def test_scores_do_not_depend_on_the_batch(make_base, name, tokenizer):
     module.eval()
     wanted = rows(tokenizer)
     alone = [score(module, [row], 0, "cpu")[0].sums for row in wanted]
-    together = [found.sums for found in score(module, wanted, 0, "cpu")]
-    assert torch.tensor(together).allclose(torch.tensor(alone), atol=1e-4)
+    batched = [found.sums for found in score(module, wanted, 0, "cpu")]
+    assert torch.tensor(batched).allclose(torch.tensor(alone), atol=1e-4)
     assert torch.tensor(alone).std(0).min() > 0.01
 
 

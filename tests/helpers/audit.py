@@ -152,11 +152,11 @@ def check_withdrawn(index: str, pins: Pins) -> Checked:
     if isinstance(answers[0], str):  # else there is nobody to ask
         with ThreadPoolExecutor(4) as pool:
             answers += pool.map(ask, rest)
-    asked = [answer for answer in answers if isinstance(answer, str)]
-    if not asked:
+    replies = [answer for answer in answers if isinstance(answer, str)]
+    if not replies:
         return Checked(f"withdrawn: not checked, since {host} does not answer ({type(answers[0]).__name__}).")
-    silent = f"; {len(pins) - len(asked)} were not answered" if len(asked) < len(pins) else ""
-    return Checked(f"withdrawn: asked {host} about {len(asked)} pins{silent}.", [words for words in asked if words])
+    silent = f"; {len(pins) - len(replies)} were not answered" if len(replies) < len(pins) else ""
+    return Checked(f"withdrawn: asked {host} about {len(replies)} pins{silent}.", [words for words in replies if words])
 
 
 def ask_service(service: str, constraints: Path) -> list[dict[str, Any]] | None:
@@ -173,9 +173,9 @@ def ask_service(service: str, constraints: Path) -> list[dict[str, Any]] | None:
 def check_advisories(constraints: Path, pins: Pins) -> Checked:
     """No pin has a known weakness: by a service, else by the list here."""
     for service in SERVICES:
-        told = ask_service(service, constraints) or []
+        dependencies = ask_service(service, constraints) or []
         # A service that knows none of the packages is one that cannot be reached, though pip-audit calls it a success.
-        known = [entry for entry in told if "skip_reason" not in entry]
+        known = [entry for entry in dependencies if "skip_reason" not in entry]
         if not known:
             continue
         findings = [

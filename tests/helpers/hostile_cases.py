@@ -746,7 +746,7 @@ def key_cases() -> Iterator[Case]:
 
 def config_cases() -> Iterator[Case]:
     """Broken configuration files."""
-    whole = "model:\n  base: base\nadapter: LoRA\n"
+    valid = "model:\n  base: base\nadapter: LoRA\n"
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
         f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10)
     )
@@ -762,12 +762,12 @@ def config_cases() -> Iterator[Case]:
         "a number": put("c.yaml", "3\n"),
         "null": put("c.yaml", "null\n"),
         "JSON": put("c.yaml", '{"model": {"base": "base"}, "adapter": "NoSuch"}'),
-        "two documents": put("c.yaml", f"{whole}---\n{whole}"),
-        "a key twice": put("c.yaml", f"{whole}adapter: IA3\n"),
+        "two documents": put("c.yaml", f"{valid}---\n{valid}"),
+        "a key twice": put("c.yaml", f"{valid}adapter: IA3\n"),
         "a key twice below": put("c.yaml", "model:\n  base: base\n  base: other\n"),
         "tabs": put("c.yaml", "model:\n\tbase: base\n"),
-        "an open bracket": put("c.yaml", f"{whole}x: [1, 2\n"),
-        "an open quote": put("c.yaml", f"{whole}x: 'abc\n"),
+        "an open bracket": put("c.yaml", f"{valid}x: [1, 2\n"),
+        "an open quote": put("c.yaml", f"{valid}x: 'abc\n"),
         "bad indentation": put("c.yaml", "model:\n  base: base\n lr: 3\n"),
         "unknown alias": put("c.yaml", "model: *nothing\n"),
         "aliases that grow": put("c.yaml", bomb),
@@ -791,15 +791,15 @@ def config_cases() -> Iterator[Case]:
         "deep lists": put("c.yaml", "x: " + "[" * 100_000 + "]" * 100_000),
         "deep mappings": put("c.yaml", "x: " + "{a: " * 100_000 + "1" + "}" * 100_000),
         "deep 900": put("c.yaml", "x: " + "[" * 900 + "]" * 900),
-        "deep data": put("c.yaml", f"{whole}data: " + "{a: " * 200 + "1" + "}" * 200),
+        "deep data": put("c.yaml", f"{valid}data: " + "{a: " * 200 + "1" + "}" * 200),
         "50 MB of one line": put("c.yaml", "x: " + "a" * (50 << 20)),
         "5 MB of keys": put("c.yaml", "".join(f"k{n}: {n}\n" for n in range(100_000))),
         "binary": put("c.yaml", bytes(range(256)) * 20),
         "zeros": put("c.yaml", b"\0" * 5000),
-        "UTF-16": put("c.yaml", whole.encode("utf-16")),
+        "UTF-16": put("c.yaml", valid.encode("utf-16")),
         "Latin-1": put("c.yaml", "model: {base: grün}\n".encode("latin-1")),
-        "with BOM": put("c.yaml", whole.encode("utf-8-sig")),
-        "control characters": put("c.yaml", f"{whole}x: \x07\x1b[31m\n"),
+        "with BOM": put("c.yaml", valid.encode("utf-8-sig")),
+        "control characters": put("c.yaml", f"{valid}x: \x07\x1b[31m\n"),
         "lone surrogate": put("c.yaml", 'model: {base: "\\ud800"}\n'),
         "a folder": as_folder("c.yaml"),
         "a pipe": as_fifo("c.yaml"),
@@ -807,16 +807,16 @@ def config_cases() -> Iterator[Case]:
         "a link to itself": as_link("c.yaml", "c.yaml"),
         "a checkpoint": lambda: shutil.copy(LAST, "c.yaml"),
         "a picture": put("c.yaml", b"\x89PNG\r\n\x1a\n" + os.urandom(900)),
-        "includes itself": put("c.yaml", f"config: c.yaml\n{whole}"),
-        "ckpt_path list": put("c.yaml", f"ckpt_path: [a]\n{whole}"),
-        "ckpt_path number": put("c.yaml", f"ckpt_path: 3\n{whole}"),
+        "includes itself": put("c.yaml", f"config: c.yaml\n{valid}"),
+        "ckpt_path list": put("c.yaml", f"ckpt_path: [a]\n{valid}"),
+        "ckpt_path number": put("c.yaml", f"ckpt_path: 3\n{valid}"),
         "adapter_path mapping": put("c.yaml", "adapter_path: {a: b}\nmodel: {base: base}\n"),
-        "root a list": put("c.yaml", f"trainer: {{default_root_dir: [a]}}\n{whole}"),
-        "root a number": put("c.yaml", f"trainer: {{default_root_dir: 3}}\n{whole}"),
-        "trainer null": put("c.yaml", f"trainer: null\n{whole}"),
-        "trainer a list": put("c.yaml", f"trainer: [1]\n{whole}"),
-        "data a number": put("c.yaml", f"data: 3\n{whole}"),
-        "data path a number": put("c.yaml", f"data: {{class_path: InstructionJSON, init_args: {{path: 3}}}}\n{whole}"),
+        "root a list": put("c.yaml", f"trainer: {{default_root_dir: [a]}}\n{valid}"),
+        "root a number": put("c.yaml", f"trainer: {{default_root_dir: 3}}\n{valid}"),
+        "trainer null": put("c.yaml", f"trainer: null\n{valid}"),
+        "trainer a list": put("c.yaml", f"trainer: [1]\n{valid}"),
+        "data a number": put("c.yaml", f"data: 3\n{valid}"),
+        "data path a number": put("c.yaml", f"data: {{class_path: InstructionJSON, init_args: {{path: 3}}}}\n{valid}"),
         "model a list": put("c.yaml", "model: [base]\n"),
         "adapter a number": put("c.yaml", "model: {base: base}\nadapter: 3\n"),
         "adapter class a list": put("c.yaml", "model: {base: base}\nadapter: {class_path: [LoRA]}\n"),
@@ -828,11 +828,11 @@ def config_cases() -> Iterator[Case]:
         "a class of json": put("c.yaml", "model: {base: base}\nadapter: {class_path: json.JSONDecoder}\n"),
         "a callback of os": put(
             "c.yaml",
-            f"{whole}trainer: {{callbacks: [{{class_path: os.system, init_args: {{command: 'touch {CANARY}'}}}}]}}\n",
+            f"{valid}trainer: {{callbacks: [{{class_path: os.system, init_args: {{command: 'touch {CANARY}'}}}}]}}\n",
         ),
         "a logger of subprocess": put(
             "c.yaml",
-            f"{whole}trainer: {{logger: {{class_path: subprocess.Popen, init_args: {{args: [touch, '{CANARY}']}}}}}}\n",
+            f"{valid}trainer: {{logger: {{class_path: subprocess.Popen, init_args: {{args: [touch, '{CANARY}']}}}}}}\n",
         ),
         "remote code": put("c.yaml", "model: {base: base, trust_remote_code: true}\nadapter: LoRA\n"),
     }
@@ -1305,14 +1305,14 @@ def _shard() -> None:
     """The checkpoint as a directory of one part, as FSDP writes it."""
     stored = torch.load(LAST, weights_only=True)
     os.unlink(LAST)
-    mine: dict[str, torch.Tensor] = {}
+    shards: dict[str, torch.Tensor] = {}
     for key in list(stored["state_dict"]):
-        mine[f"/state_dict/{key}"] = stored["state_dict"][key]
+        shards[f"/state_dict/{key}"] = stored["state_dict"][key]
         stored["state_dict"][key] = {"__stored_in_parts__": f"/state_dict/{key}"}
     folder = LAST.with_name("last.ckpt-2")
     folder.mkdir()
     LAST.symlink_to(folder.name)
-    torch.save(mine, LAST / "part-0.pt")
+    torch.save(shards, LAST / "part-0.pt")
     torch.save({"parts": 1, "checkpoint": stored}, LAST / "rest.pt")
 
 

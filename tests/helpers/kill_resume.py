@@ -135,9 +135,9 @@ class Report(Callback):
 
     def writing(self, checkpoint: dict[str, Any], file: BinaryIO) -> None:
         """Stands in for ``torch.save``, with a stop half way."""
-        whole = io.BytesIO()
-        SAVE(checkpoint, whole)
-        content = whole.getvalue()
+        buffer = io.BytesIO()
+        SAVE(checkpoint, buffer)
+        content = buffer.getvalue()
         file.write(content[: len(content) // 2])
         file.flush()
         self.tell(f"writing {checkpoint['global_step']}")
@@ -358,7 +358,7 @@ def kill_and_resume(kind: Kind, folder: Path, run: Path, moment: Moment, expecte
             moment.problems.append(f"left {left}")
 
 
-def whole(kind: Kind, folder: Path, run: Path) -> tuple[list[str], dict[str, Any]]:
+def uninterrupted(kind: Kind, folder: Path, run: Path) -> tuple[list[str], dict[str, Any]]:
     """An uninterrupted run: its events and what came out."""
     process = start(kind, folder, run)
     events = list(process.events())
@@ -398,7 +398,7 @@ def main(arguments: list[str] | None = None) -> int:
         known: dict[Kind, tuple[list[str], dict[str, Any]]] = {}
         for number, (kind, when) in enumerate(PLAN[: chosen.moments], start=1):
             if kind not in known:
-                known[kind] = whole(kind, folder, folder / kind.name)
+                known[kind] = uninterrupted(kind, folder, folder / kind.name)
             events, expected = known[kind]
             event = draw(events, when, chance)
             moment = Moment(kind, event, len(events), events[event - 1])

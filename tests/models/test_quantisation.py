@@ -82,8 +82,8 @@ def test_linear_layers_are_quantised_and_keep_their_logical_sizes(base_of, width
         path: linear_sizes(module) for path, module in linears.items()
     }
     assert all(isinstance(module, kind) for module in linear_modules(model).values())
-    for whole in (model.get_input_embeddings(), model.get_output_embeddings()):
-        assert whole.weight.dtype == torch.float32
+    for unquantised in (model.get_input_embeddings(), model.get_output_embeddings()):
+        assert unquantised.weight.dtype == torch.float32
     arch = architecture_of(plain)
     for wanted in (None, "all-linear"):
         assert resolve(model, arch, "both", wanted) == resolve(plain, arch, "both", wanted)
@@ -265,7 +265,7 @@ def test_a_run_is_resumed_and_its_checkpoint_loads_into_the_plain_base(make_base
     def module():
         return CausalLMModule(str(base), lr=1e-2, quantization=width)
 
-    whole, _ = fit(tmp_path, base, rows_file, module=module(), max_steps=6, max_epochs=9)
+    uninterrupted, _ = fit(tmp_path, base, rows_file, module=module(), max_steps=6, max_epochs=9)
     half, trainer = fit(tmp_path, base, rows_file, module=module(), max_steps=3, max_epochs=9)
     trainer.save_checkpoint(tmp_path / "half.ckpt")
     model = load_adapter(AutoModelForCausalLM.from_pretrained(base), tmp_path / "half.ckpt")
@@ -275,7 +275,7 @@ def test_a_run_is_resumed_and_its_checkpoint_loads_into_the_plain_base(make_base
     again.add_adapter(LoRA(rank=4, dropout=0.0))
     again.load_state_dict(torch.load(tmp_path / "half.ckpt", weights_only=True)["state_dict"], strict=False)
     assert torch.equal(logits(again.model.eval()), logits(half.model.eval()))
-    assert not torch.equal(logits(whole.model.eval()), logits(half.model))
+    assert not torch.equal(logits(uninterrupted.model.eval()), logits(half.model))
 
 
 @pytest.mark.parametrize(("method", "width", "steps"), quantised_grid.SHORT)

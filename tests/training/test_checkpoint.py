@@ -57,9 +57,9 @@ class FullDisk:
         self.room = room
 
     def save(self, checkpoint, file):
-        whole = io.BytesIO()
-        torch.save(checkpoint, whole)
-        file.write(whole.getvalue()[: self.room])
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        file.write(buffer.getvalue()[: self.room])
         file.flush()
         raise OSError(errno.ENOSPC, "No space left on device")
 

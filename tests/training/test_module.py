@@ -385,11 +385,11 @@ def test_a_checkpoint_holds_the_adapter_alone(checkpoint):
 
 def test_a_checkpoint_restores_the_adapter(checkpoint, tmp_path, make_base, rows_file):
     path, module = checkpoint
-    fresh = CausalLMModule(str(make_base()))
+    restored = CausalLMModule(str(make_base()))
     data = InstructionJSON(test_path=str(rows_file), max_new_tokens=4)
-    trainer(tmp_path, LoRA(rank=4, dropout=0.0)).test(fresh, datamodule=data, ckpt_path=path, verbose=False)
+    trainer(tmp_path, LoRA(rank=4, dropout=0.0)).test(restored, datamodule=data, ckpt_path=path, verbose=False)
     for name, parameter in module.adapter_parameters().items():
-        assert torch.equal(fresh.adapter_parameters()[name], parameter), name
+        assert torch.equal(restored.adapter_parameters()[name], parameter), name
 
 
 def test_what_a_subclass_holds_outside_the_base_may_be_whole_numbers(tmp_path, make_base, rows_file):
@@ -497,14 +497,14 @@ def no_network(monkeypatch):
     from huggingface_hub import constants
 
     def no_address(host, *args, **kwargs):
-        asked.append(host)
+        hosts.append(host)
         raise socket.gaierror(-2, "Name or service not known")
 
-    asked = []
+    hosts = []
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr("adapters_pl.inputs.hub.getproxies", dict)
     monkeypatch.setattr(socket, "getaddrinfo", no_address)
-    return asked
+    return hosts
 
 
 @pytest.mark.parametrize("what", ["config", "tokenizer", "build_base"])

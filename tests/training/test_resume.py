@@ -176,11 +176,11 @@ def test_another_learning_rate_holds_from_there_on(folder, tmp_path, scheduled):
             rates.append(optimizer.param_groups[0]["lr"])
 
     train(folder, tmp_path / "whole", Rates(), trainer={"max_epochs": 1}, module=lambda m: slower(m, 1))
-    whole, rates = rates, []
+    original_rates, rates = rates, []
     with pytest.raises(Power):
         train(folder, tmp_path / "cut", CutAt(9), trainer={"max_epochs": 1}, module=lambda m: slower(m, 1))
     train(folder, tmp_path / "cut", Rates(), trainer={"max_epochs": 1}, module=slower)
-    assert rates == pytest.approx([rate / 10 for rate in whole[3:]])
+    assert rates == pytest.approx([rate / 10 for rate in original_rates[3:]])
 
 
 def test_a_schedule_that_waits_for_a_metric_finds_it_again(uninterrupted, cut):
@@ -250,12 +250,12 @@ def test_every_generator_goes_on_where_it_was(uninterrupted, folder, tmp_path):
             self.drawn.append((trainer.global_step, batch_idx, *here, float(torch.rand(()))))
 
     train(folder, tmp_path / "whole", Draw(), **short({}))
-    whole, Draw.drawn = Draw.drawn, []
+    drawn_uncut, Draw.drawn = Draw.drawn, []
     with pytest.raises(Power):
         train(folder, tmp_path / "cut", Draw(), CutAt(9), **short({}))
     Draw.drawn = []
     train(folder, tmp_path / "cut", Draw(), **short({}))
-    assert Draw.drawn == whole[6:]
+    assert Draw.drawn == drawn_uncut[6:]
 
 
 # ---- what does not fit
