@@ -6,12 +6,10 @@ import errno
 import io
 import resource
 import signal
-from pathlib import Path
 
 import pytest
 import torch
 
-from adapters_pl.compat import dcp as sharded_checkpoint
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.training import checkpoint
 from adapters_pl.training.checkpoint import AtomicCheckpointIO
@@ -125,25 +123,3 @@ def test_training_ends_where_the_disk_is_full_and_goes_on_where_there_is_room(tm
     assert not list((run / "checkpoints").glob(".*"))
     train(tmp_path, run, trainer={"max_epochs": 1})
     assert load(run / "checkpoints/last.ckpt")["global_step"] == 8
-
-
-def test_shards_that_one_process_cannot_write_leave_the_checkpoint_before_on_all(tmp_path, monkeypatch):
-    """Two processes by turns: what each is told that all of them said is what the slower one said."""
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
-    path = tmp_path / "last.ckpt"
-    sharded_checkpoint.save({"global_step": 1, "w": torch.ones(2)}, path, 0, bool)
-    save = torch.save
-
-    def full(value, file):
-        if Path(file).name.startswith("part-"):
-            raise OSError(errno.ENOSPC, "No space left on device", str(file))
-        save(value, file)
-
-    monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
-        sharded_checkpoint.save({"global_step": 2, "w": torch.zeros(2)}, path, 0, bool)
-    monkeypatch.setattr(torch, "save", save)
-    with pytest.raises(OSError, match="another process could not write"):
-        sharded_checkpoint.save({"global_step": 2, "w": torch.zeros(2)}, path, 0, lambda fine: False)
-    assert sharded_checkpoint.load(path)["global_step"] == 1
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["last.ckpt", "last.ckpt-1"]
