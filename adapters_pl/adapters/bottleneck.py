@@ -17,7 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 
 from adapters_pl.adapters.base import LinearAdapter
-from adapters_pl.adapters.dropout import Dropout
+from adapters_pl.adapters.branch import Dropout, plus_product
 from adapters_pl.adapters.layers import LinearAdapterLayer, normal
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.ranges import Above0, AtLeast1, Share
@@ -30,7 +30,7 @@ Scaling = float | Literal["learned"]
 
 
 class BottleneckLayer(LinearAdapterLayer):
-    """``s * up(f(down(norm(x))))``: (..., features) -> (..., out_features), float32, without biases.
+    """``s * up(f(down(norm(x))))``: (..., features) -> (..., out_features), without biases.
 
     ``adapter_down`` is (bottleneck, features), ``adapter_up`` (out_features, bottleneck), s a number or, where
     it is learned, ``adapter_scaling`` (1,), which begins at 1. The names are those of LLM-Adapters' files.
@@ -62,35 +62,38 @@ class BottleneckLayer(LinearAdapterLayer):
         if self.norm is not None:
             self.norm.reset_parameters()
 
-    def bottleneck(self, x: Tensor) -> Tensor:
-        """The bottleneck's output for ``x``, in float32 as its parameters are."""
-        hidden = x.to(self.adapter_down.dtype)
+    def added(self, y: Tensor, x: Tensor) -> Tensor:
+        """``y`` and the bottleneck's output for ``x``, in the dtype of ``y``."""
+        dtype = y.dtype
         if self.norm is not None:
-            hidden = self.norm(hidden)
-        hidden = self.activation(nn.functional.linear(hidden, self.adapter_down))
-        out = self.dropout(nn.functional.linear(hidden, self.adapter_up))
-        return out * (self.adapter_scaling if self.adapter_scaling is not None else self.scaling)
+            x = self.norm(x.to(self.adapter_down.dtype))
+        hidden = self.activation(nn.functional.linear(x.to(dtype), self.adapter_down.to(dtype)))
+        up = self.adapter_up.to(dtype)
+        if self.scaling is not None and not (self.training and self.dropout.p > 0):
+            return plus_product(y, hidden, up, self.scaling)
+        out = self.dropout(nn.functional.linear(hidden, up))
+        return y + (out * (self.scaling if self.adapter_scaling is None else self.adapter_scaling)).to(dtype)
 
 
 class After(BottleneckLayer):
     """``y + bottleneck(y)`` behind the adapted module, y: (..., out_features)."""
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        return y + self.bottleneck(y).to(y.dtype)
+        return self.added(y, y)
 
 
 class Before(BottleneckLayer):
     """``base(x + bottleneck(x))`` in front of the adapted module, x: (..., in_features)."""
 
     def before(self, x: Tensor) -> Tensor:
-        return x + self.bottleneck(x).to(x.dtype)
+        return self.added(x, x)
 
 
 class Beside(BottleneckLayer):
     """``base(x) + bottleneck(x)`` beside one linear layer."""
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        return y + self.bottleneck(x).to(y.dtype)
+        return self.added(y, x)
 
 
 class Tap(LinearAdapterLayer):
@@ -114,7 +117,7 @@ class BesideSublayer(BottleneckLayer):
         (tap,) = self._tap
         read, tap.x = tap.x, None
         assert read is not None, "the sublayer's last projection ran without its first"
-        return y + self.bottleneck(read).to(y.dtype)
+        return self.added(y, read)
 
 
 @dataclass(eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from adapters_pl.adapters import lora_files
 from adapters_pl.adapters.base import LinearAdapter
-from adapters_pl.adapters.dropout import Dropout
+from adapters_pl.adapters.branch import Dropout, SharedInput, plus_product
 from adapters_pl.adapters.layers import AdapterLayer, LinearAdapterLayer, normal, uniform
 from adapters_pl.adapters.lora_files import by_pattern, matrix
 from adapters_pl.inputs.errors import UserError
@@ -70,6 +70,9 @@ class LoRALayer(LinearAdapterLayer):
         self.lora_A = nn.Parameter(torch.empty(rank, site.in_features))
         self.lora_B = nn.Parameter(torch.empty(site.out_features if rows is None else len(rows), rank))
         self.base_bias = nn.Parameter(torch.empty(site.out_features)) if bias else None
+        #: The layers that read the same tensor as this one, and what they share.
+        self.beside: tuple[LoRALayer, ...] = (self,)
+        self.input = SharedInput()
         if init in _FROM_WEIGHT:
             # Saved, although the weight determines them: another dtype, quantisation, or singular values that are
             # nearly equal would give other matrices than those that were trained against.
@@ -113,14 +116,6 @@ class LoRALayer(LinearAdapterLayer):
         output = values.new_zeros(self.out_features, *values.shape[1:]) if filling is None else filling
         return output.index_copy(0, self.rows, values)
 
-    def update(self, x: Tensor) -> Tensor:
-        """The low-rank update for the input ``x``, float32."""
-        linear = nn.functional.linear
-        change = linear(linear(x, self.lora_A), self._in_output(self.lora_B))
-        if self.init in _FROM_WEIGHT:
-            change = change - linear(linear(x, self.first_A), self._in_output(self.first_B))  # type: ignore[arg-type]
-        return change * self.scaling
-
     def product(self) -> Tensor:
         """The change of the weight as (out_features, in_features)."""
         change = self.lora_B @ self.lora_A
@@ -129,11 +124,40 @@ class LoRALayer(LinearAdapterLayer):
         return self.scaling * self._in_output(change)
 
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
-        return y + self._with_bias(self.update(self.dropout(x.to(self.lora_A.dtype))), base).to(y.dtype)
+        def products() -> list[Tensor | None]:
+            firsts = [layer._first(y.dtype) if layer.enabled else None for layer in self.beside]
+            rows = [0 if first is None else len(first) for first in firsts]
+            weights = [first for first in firsts if first is not None]
+            weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+            found = self.dropout.product(x.to(y.dtype), weight).split(rows, dim=-1)
+            return [None if first is None else part for first, part in zip(firsts, found, strict=True)]
 
-    def _with_bias(self, change: Tensor, base: nn.Module) -> Tensor:
+        number = self.beside.index(self)
+        return self._with_bias(self._with_update(y, self.input.product(x, number, products)), base)
+
+    def _first(self, dtype: torch.dtype) -> Tensor:
+        """A, with A0 below it where there is one."""
+        first = [self.lora_A, self.first_A] if self.init in _FROM_WEIGHT else [self.lora_A]
+        return torch.cat(first).to(dtype) if len(first) > 1 else self.lora_A.to(dtype)  # type: ignore[arg-type]
+
+    def _with_update(self, y: Tensor, reduced: Tensor, factor: Tensor | None = None) -> Tensor:
+        """``y`` and the update that ``reduced`` leads to, ``x`` times :meth:`_first`; its rows times ``factor``."""
+
+        def second(values: Tensor) -> Tensor:
+            values = self._in_output(values)
+            return (values if factor is None else factor[:, None] * values).to(y.dtype)
+
+        if self.init not in _FROM_WEIGHT:
+            return plus_product(y, reduced, second(self.lora_B), self.scaling)
+        # Both products are rounded alike, so at step 0 their difference is zero.
+        here, first = reduced.chunk(2, dim=-1)
+        linear = nn.functional.linear
+        change = linear(here, second(self.lora_B)) - linear(first, second(self.first_B))  # type: ignore[arg-type]
+        return y + (change * self.scaling).to(y.dtype)
+
+    def _with_bias(self, y: Tensor, base: nn.Module) -> Tensor:
         shift = self.bias_delta(base)
-        return change if shift is None else change + shift
+        return y if shift is None else y + shift.to(y.dtype)
 
     def delta(self, base: nn.Module) -> Tensor:
         """``scaling * B A`` in the shape of the weight, which GPT-2's ``Conv1D`` stores transposed."""
@@ -162,6 +186,9 @@ class DoRALayer(LoRALayer):
     the base that is rescaled sees the dropped-out input too, as in PEFT.
     """
 
+    #: What the norm was computed from, and the norm, in evaluation mode.
+    _kept: tuple[list[tuple[int, int, int]], Tensor] | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.magnitude = nn.Parameter(torch.empty_like(self.lora_B[:, 0]))
@@ -180,19 +207,50 @@ class DoRALayer(LoRALayer):
     def after(self, x: Tensor, y: Tensor, base: nn.Module) -> Tensor:
         """Rescale what the base computed, and add the rescaled update."""
         bias: Tensor | None = base.bias  # type: ignore[assignment]
-        dropped = self.dropout(x.to(self.lora_A.dtype))
+        x, plain, factor = x.to(y.dtype), y, self._factor(base)
         if self.training and self.dropout.p > 0:
-            plain = nn.functional.linear(dropped, matrix(base))
-        else:
-            plain = (y if bias is None else y - bias).to(self.lora_A.dtype)
-        factor = self._factor(base)
-        return y + self._with_bias((factor - 1) * plain + factor * self.update(dropped), base).to(y.dtype)
+            x = self.dropout(x)
+            plain = base.forward(x).to(y.dtype)
+        if bias is not None:
+            plain = plain - bias.to(y.dtype)
+        rescaled = torch.addcmul(y, plain, (factor - 1).to(y.dtype))
+        reduced = nn.functional.linear(x, self._first(y.dtype))
+        return self._with_bias(self._with_update(rescaled, reduced, factor), base)
 
     def _factor(self, base: nn.Module) -> Tensor:
         """``m / |W + U|``, (out_features,); one in rows that are not adapted."""
         with torch.no_grad():
-            norm = (matrix(base) + self.product()).norm(dim=1)
+            norm = self._norm(base) if self.training else self._kept_norm(base)
         return self._in_output(self.magnitude, filling=norm) / norm
+
+    def _kept_norm(self, base: nn.Module) -> Tensor:
+        """:meth:`_norm`, computed again where a tensor that it depends on has changed: not for every decoded token."""
+        sources: tuple[Any, ...] = (self.lora_A, self.lora_B, base.weight)
+        if any(source.is_inference() for source in sources):  # whose changes are not counted
+            return self._norm(base)
+        state = [(id(source), source.data_ptr(), source._version) for source in sources]
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._norm(base)
+        return self._kept[1]
+
+    def train(self, mode: bool = True) -> DoRALayer:
+        """Forget what was kept for the evaluation mode."""
+        self._kept = None
+        return super().train(mode)
+
+    def _norm(self, base: nn.Module) -> Tensor:
+        """``|W + U|``, (out_features,).
+
+        By ``|W|^2 + 2 s (W A^T) . B + s^2 (B A A^T) . B``, products over the rank that are summed over it row by row,
+        so that no matrix of the weight's size is made.
+        """
+        weight = matrix(base)
+        if self.init in _FROM_WEIGHT:
+            return (weight + self.product()).norm(dim=1)
+        a, b = self.lora_A, self._in_output(self.lora_B) * self.scaling
+        norm = weight.norm(dim=1)
+        squares = norm.square() + ((2 * weight @ a.T + b @ (a @ a.T)) * b).sum(dim=1)
+        return squares.clamp_(min=0).sqrt()
 
     def delta(self, base: nn.Module) -> Tensor:
         """``W' - W`` in the shape of the weight."""
@@ -314,9 +372,22 @@ class LoRA(LinearAdapter):
             self._check_rank(site, self._site_rank(site), rows, model)
         for site, rows in chosen.items():
             self.hang(model, site, self.make_layer(site, model.get_submodule(site.path), rows))
+        self._share_inputs(model, arch, chosen)
         if self.bias == "all":
             self._train_other_biases(model, {site.path for site in chosen})
         return list(chosen)
+
+    def _share_inputs(self, model: PreTrainedModel, arch: Architecture, sites: Iterable[Site]) -> None:
+        """Let query, key and value, or gate and up, read their input once."""
+        layers = self.matrices(model)
+        for names in (arch.attn.inputs, (*arch.mlp.inputs, *filter(None, [arch.mlp.gate]))):
+            reading: dict[int | None, list[LoRALayer]] = {}
+            for site in sites:
+                if matches(site.path, list(names)):
+                    reading.setdefault(site.layer, []).append(layers[site.path])
+            for beside in reading.values():
+                for layer in beside:
+                    layer.beside, layer.input = tuple(beside), beside[0].input
 
     def targets(self, model: PreTrainedModel, arch: Architecture) -> list[Site]:
         """As every method; those of a directory by PEFT's own rules."""

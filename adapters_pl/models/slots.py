@@ -61,7 +61,9 @@ def slot_of(module: nn.Module) -> Slot | None:
 
 
 def attach(module: nn.Module, layer: nn.Module, name: str) -> None:
-    """Hang ``layer`` on ``module`` as adapter ``name``; the hooks are registered once per module.
+    """Hang ``layer`` on ``module`` as adapter ``name``, in the mode that the module is in.
+
+    The hooks are registered once per module.
 
     Raises:
         UserError: the module already has an adapter of this name, or something of its own where adapters go.
@@ -77,7 +79,7 @@ def attach(module: nn.Module, layer: nn.Module, name: str) -> None:
     if name in slot:
         raise UserError(f"Two adapters are named '{name}': give each its own --adapter.name.")
     layer.adapter_name = name  # type: ignore[assignment]
-    slot[name] = layer
+    slot[name] = layer.train(module.training)
 
 
 def detach(module: nn.Module, name: str) -> None:

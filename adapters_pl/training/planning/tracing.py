@@ -18,7 +18,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from adapters_pl.adapters import dropout
+from adapters_pl.adapters import branch
 from adapters_pl.compat.torch import LiveBytes, kernels_of_a_run, without_contents
 from adapters_pl.models.placement import linear_modules
 from adapters_pl.models.slots import Slot
@@ -168,13 +168,13 @@ def _dtype(tensor: Tensor, step: Step, own: bool) -> torch.dtype:
 @contextmanager
 def _expected_positions(cuda: bool) -> Iterator[None]:
     """Within it the adapters' dropout draws as many positions as are expected, and none where the run is on CUDA."""
-    before = dropout.Dropout.SPARSE, dropout.draw_positions
-    dropout.Dropout.SPARSE = 0.0 if cuda else before[0]
-    dropout.draw_positions = lambda count, p: torch.empty(round(count * p), dtype=torch.long)
+    before = branch.Dropout.SPARSE, branch.draw_positions
+    branch.Dropout.SPARSE = 0.0 if cuda else before[0]
+    branch.draw_positions = lambda count, p: torch.empty(round(count * p), dtype=torch.long)
     try:
         yield
     finally:
-        dropout.Dropout.SPARSE, dropout.draw_positions = before
+        branch.Dropout.SPARSE, branch.draw_positions = before
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
 from adapters_pl import IA3, CausalLMModule, LoRA, PrefixTuning, PromptTuning, SeriesAdapter
-from adapters_pl.adapters import dropout
+from adapters_pl.adapters import branch
 from adapters_pl.training.planning.tracing import (
     Step,
     generation_peak,
@@ -211,7 +211,7 @@ def test_a_trace_leaves_everything_as_it_was():
     def replaced():
         functional = nn.functional
         functions = [functional.linear, functional.dropout, functional.scaled_dot_product_attention]
-        return [*functions, dropout.draw_positions, dropout.Dropout.SPARSE]
+        return [*functions, branch.draw_positions, branch.Dropout.SPARSE]
 
     functions = replaced()
     names = list(skeleton.state_dict())
