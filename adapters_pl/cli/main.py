@@ -77,12 +77,11 @@ class Command:
     def _imported(self) -> Callable[..., int]:
         """The function, after its module and the libraries behind it were imported."""
         module, function = self.function.split(":")
-        gc.disable()  # nothing of what is imported is garbage, and looking through it takes a fifth of the time
-        try:
-            return getattr(import_module(f"adapters_pl.{module}"), function)
-        finally:
+        found = getattr(import_module(f"adapters_pl.{module}"), function)
+        if not gc.isenabled():  # the console has switched it off
             gc.freeze()
             gc.enable()
+        return found
 
 
 def _export(parser: argparse.ArgumentParser) -> None:
@@ -231,6 +230,8 @@ def _print_traceback(kind: type[BaseException], error: BaseException, trace: Tra
 
 def console() -> None:
     """The console script."""
+    # Nothing of what is imported is garbage, and looking through it again and again takes a quarter of the start.
+    gc.disable()
     terminal.prepare()
     sys.excepthook = _print_traceback
     try:
