@@ -243,6 +243,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
             place.accumulate,
             self.seed,
             limit=place.limit,
+            # What is packed fills its sequences better with rows of different lengths.
+            lengths=None if self.packing else self.training.lengths(),
         )
         return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
 
@@ -259,7 +261,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
             if self._stage == "validate":
                 raise UserError("There are no validation rows: set --data.val_size above 0.")
             return []
-        return self._eval_loader(self.validation, [row.length for row in self.validation.rows])
+        return self._eval_loader(self.validation, self.validation.lengths())
 
     def test_dataloader(self) -> list[DataLoader]:
         """One loader a test set, in the order of ``eval_sets``."""

@@ -59,7 +59,9 @@ class StepSampler(Sampler[list[int]]):
 
     One step takes the next ``batch_size * world_size * accumulate`` rows of the order and deals them out, so
     any division of the same step among processes and accumulated batches sees the same rows. A last step
-    with too few rows gives some processes an empty batch rather than dropping or repeating rows.
+    with too few rows gives some processes an empty batch rather than dropping or repeating rows. Within a step the
+    longest rows come first, if ``lengths`` are given: batches then hold little padding, those of several processes
+    are about as long, and the step's loss, which is divided by the labels of the whole step, stays what it is.
 
     Its state is how many rows of an epoch were trained on, which holds for any division: where another number
     of processes goes on in the middle of a step, the first step has the rows that are left of it.
@@ -73,6 +75,7 @@ class StepSampler(Sampler[list[int]]):
         seed: the order's seed; the epoch is added to it.
         shuffle: a seeded order; the rows' own order if false.
         limit: the most batches of an epoch: a number, or a share of them (Lightning's ``limit_train_batches``).
+        lengths: tokens of every row.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class StepSampler(Sampler[list[int]]):
         seed: int = 0,
         shuffle: bool = True,
         limit: int | float | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> None:
         self.label_counts = list(label_counts)
         self.batch_size = batch_size
@@ -93,6 +97,7 @@ class StepSampler(Sampler[list[int]]):
         self.accumulate = accumulate
         self.seed = seed
         self.shuffle = shuffle
+        self.lengths = lengths
         self.epoch = 0
         #: Batches that an epoch has, within the limit.
         self.batches = len(self)
@@ -161,6 +166,8 @@ class StepSampler(Sampler[list[int]]):
         for start in range(self.before // self.step_rows * self.step_rows, len(order), self.step_rows):
             stop = min(start + self.step_rows, len(order))
             rows = order[max(start, self.before) : stop]
+            if self.lengths is not None:
+                rows.sort(key=self.lengths.__getitem__, reverse=True)
             tokens = sum(self.label_counts[row] for row in rows)
             # Rows are dealt out over the processes, in order; a step keeps its batches where rows are missing.
             for place in range(0, stop - start, width):

@@ -210,6 +210,13 @@ class TrainingRows(Dataset[dict[str, Any]]):
             return (responses + (np.maximum(prompts - 1, 0) if self.train_on_prompt else 0)).tolist()
         return [sum(label != IGNORE for label in self.labels(row)) for row in self.rows]
 
+    def lengths(self) -> list[int]:
+        """Tokens of every row."""
+        if isinstance(self.rows, TokenTable):
+            prompts, responses = self.rows.fitted_lengths()
+            return (prompts + responses).tolist()
+        return [row.length for row in self.rows]
+
     def __len__(self) -> int:
         """Rows in all."""
         return len(self.rows)

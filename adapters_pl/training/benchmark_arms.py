@@ -252,9 +252,10 @@ def _peft(job: Job, pace: Pace) -> None:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             pace.end_step()
 
-    # Made before they are needed: what is compared is the training, and not who loads rows.
+    # Made before they are needed: what is compared is the training, and not who loads rows. A step has the rows of
+    # ours, in batches as they come there: the Trainer knows nothing of their lengths.
     batches = []
-    for batch in _batches(job):
+    for batch in _batches(job, by_length=False):
         batches.append(batch)
         if sum(bool(b["ends_step"]) for b in batches) == job.steps:
             break
@@ -309,15 +310,20 @@ def _plain_base(job: Job) -> Any:
     return model
 
 
-def _batches(job: Job) -> Iterator[dict[str, Any]]:
-    """The batches of training on the device, epoch after epoch, and whether each ends a step."""
+def _batches(job: Job, by_length: bool = True) -> Iterator[dict[str, Any]]:
+    """The batches of training on the device, epoch after epoch, and whether each ends a step.
+
+    Their rows are sorted by length within a step, as they are in training, or lie in the order of the epoch.
+    """
     module, data = job.module, job.data
     data.connect(Reader(module.tokenizer, context_length(module.config)), Processes(accumulate=job.accumulate))
     data.setup("fit")
     loader = data.train_dataloader()
+    sampler: Any = loader.batch_sampler
+    sampler.lengths = sampler.lengths if by_length else None
     epoch = 0
     while True:
-        loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        sampler.set_epoch(epoch)
         for number, batch in enumerate(loader, start=1):
             moved = {key: value.to(job.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
             yield {**moved, "ends_step": number % job.accumulate == 0 or number == len(loader)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -46,6 +47,38 @@ def test_every_row_comes_exactly_once_an_epoch(counts, batch_size, world_size, a
     ranks = of_every_rank(counts, batch_size, world_size, accumulate, seed=seed)
     seen = sorted(row for batches in ranks for row in rows_that_count(batches))
     assert seen == list(range(len(counts)))
+
+
+@PROPERTY
+@given(
+    lengths=COUNTS,
+    batch_size=SIZES,
+    world_size=SIZES,
+    accumulate=SIZES,
+    done=st.integers(0, 60),
+    seed=st.integers(0, 3),
+)
+def test_a_step_has_the_same_rows_by_length_and_its_longest_come_first(
+    lengths, batch_size, world_size, accumulate, done, seed
+):
+    def epoch(**options):
+        ranks = []
+        for rank in range(world_size):
+            sampler = StepSampler(lengths, batch_size, rank, world_size, accumulate, seed, **options)
+            sampler.before = min(done, len(lengths))
+            ranks.append(list(sampler))
+        return steps(ranks, accumulate) if ranks[0] else []
+
+    plain, by_length = epoch(), epoch(lengths=lengths)
+    assert len(plain) == len(by_length)
+    for one, other in zip(plain, by_length, strict=True):
+        assert sorted(rows_that_count(one)) == sorted(rows_that_count(other))
+        assert {batch.loss_tokens for batch in one} == {batch.loss_tokens for batch in other}
+        # Over all processes: no row of an earlier batch is shorter than one of a later batch.
+        numbers = range(len(other) // world_size)
+        places = [[lengths[row] for row in rows_that_count(other[number :: len(numbers)])] for number in numbers]
+        for earlier, later in pairwise(filter(None, places)):
+            assert min(earlier) >= max(later)
 
 
 @PROPERTY
