@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from adapters_pl.inputs.errors import UserError
@@ -37,6 +39,66 @@ def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
             found = found * scale**power
     cap = getattr(text, "final_logit_softcapping", None)
     return torch.tanh(found / cap) * cap if cap else found
+
+
+def cross_entropy(model: PreTrainedModel, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The loss of every target in nats, float32: (N, D), (N,) -> (N,).
+
+    Where the head is one frozen matrix, the derivative is found in the same pass, some states at a time, and the logits
+    are forgotten: those of a long batch and a large vocabulary would take more memory than all the rest.
+    """
+    head: Any = model.get_output_embeddings()
+    if _is_one_frozen_matrix(model, head):
+        return _HeadLoss.apply(hidden, head.weight, head.bias, targets)
+    return nn.functional.cross_entropy(logits(model, hidden).float(), targets, reduction="none")
+
+
+def _is_one_frozen_matrix(model: PreTrainedModel, head: Any) -> bool:
+    """Whether logits are ``head.weight @ hidden``, and nothing hangs on the head: no adapter, shards or offloading."""
+    text = model.config.get_text_config()
+    scaled = any(getattr(text, setting, None) is not None for setting in (*_LOGIT_SCALES, "final_logit_softcapping"))
+    return (
+        not scaled
+        and type(head) is nn.Linear
+        and not (head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head))
+        and not isinstance(head.weight, DTensor)
+        and not any(parameter.requires_grad for parameter in head.parameters())
+    )
+
+
+class _HeadLoss(Function):
+    """The cross-entropy behind a frozen linear head, and beside it its derivative by the states."""
+
+    #: The most logits at a time.
+    AT_ONCE: ClassVar[int] = 1 << 24
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        losses = hidden.new_empty(len(hidden), dtype=torch.float32)
+        # In float32, since nothing has scaled them yet: in float16 small ones would be lost.
+        slopes = torch.empty_like(hidden, dtype=torch.float32) if ctx.needs_input_grad[0] else None
+        ctx.dtype = hidden.dtype
+        size = max(1, _HeadLoss.AT_ONCE // len(weight))
+        for begin in range(0, len(hidden), size):
+            part = slice(begin, begin + size)
+            goals = targets[part, None]
+            scores = nn.functional.linear(hidden[part], weight, bias)
+            dtype = scores.dtype
+            scores = scores.float()
+            goal_scores, top = scores.gather(1, goals), scores.amax(dim=1, keepdim=True)
+            scores.sub_(top).exp_()
+            total = scores.sum(dim=1, keepdim=True)
+            losses[part] = (total.log() + top - goal_scores)[:, 0]
+            if slopes is not None:  # the mean of the weight's rows by their probabilities, less the goal's row
+                scores = scores.div_(total).to(dtype)
+                torch.sub((scores @ weight).float(), weight[goals[:, 0]].float(), out=slopes[part])
+        ctx.save_for_backward(slopes)
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        (slopes,) = ctx.saved_tensors
+        return (grads[0][:, None] * slopes).to(ctx.dtype), None, None, None
 
 
 def check_logits(

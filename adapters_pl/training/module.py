@@ -133,8 +133,11 @@ class CausalLMModule(AdaptedBase):
         """
         shifted = labels[:, 1:]
         here = shifted != IGNORE
-        logits = self.logits(hidden[:, :-1][here]).float()
-        return self.token_losses(logits, shifted[here])
+        states, targets = hidden[:, :-1][here], shifted[here]
+        own = (CausalLMModule.logits, CausalLMModule.token_losses)
+        if tuple(getattr(method, "__func__", None) for method in (self.logits, self.token_losses)) == own:
+            return head.cross_entropy(self.model, states, targets)
+        return self.token_losses(self.logits(states).float(), targets)
 
     def token_losses(self, logits: Tensor, targets: Tensor) -> Tensor:
         """The loss of every labelled token, (N, V), (N,) -> (N,): what a subclass with another loss overrides."""
