@@ -58,7 +58,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         on_overflow: what to do with a longer one: ``truncate`` its prompt from the left (and drop it if its response
             alone is too long), ``drop`` it, or treat it as an ``error``.
         packing: put the training rows of a batch end to end into sequences of up to ``cutoff`` tokens, where each row
-            sees itself alone: the same loss with less padding.
+            sees itself alone: the same loss with less padding. A batch that is hardly smaller so is left as it is.
         train_on_prompt: also learn the prompt's tokens.
         val_size: rows held out of training for validation, at most a tenth of them; drawn by ``seed``,
             from the rows beyond ``limit_train`` if there are enough.
@@ -243,8 +243,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
             place.accumulate,
             self.seed,
             limit=place.limit,
-            # What is packed fills its sequences better with rows of different lengths.
-            lengths=None if self.packing else self.training.lengths(),
+            lengths=self.training.lengths(),
         )
         return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
 

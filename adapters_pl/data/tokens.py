@@ -246,22 +246,29 @@ class Collate:
     Packed, the rows lie end to end in as few sequences of at most ``pack_to`` tokens as they fit into, or in a single
     one as long as all of them: the first three are (S, T) with S <= B. So are ``position_ids``, which begin at 0 with
     every row, and ``segment_ids``, which number a sequence's rows from 0. The padding behind them is a segment of its
-    own.
+    own. A batch that is hardly smaller packed is left as it is.
 
     Args:
         pad_id: fills what is left; told by the mask alone.
         pack_to: tokens of a packed sequence; one row a sequence if not given.
         one_sequence: packed, all rows lie in one sequence, however long.
         vocabulary: the tokens that the base knows; a row with another is refused. Not looked at if not given.
+        least_saving: the share of its tokens, padding included, that a batch has to lose to be packed.
     """
 
     def __init__(
-        self, pad_id: int, pack_to: int | None = None, one_sequence: bool = False, vocabulary: int | None = None
+        self,
+        pad_id: int,
+        pack_to: int | None = None,
+        one_sequence: bool = False,
+        vocabulary: int | None = None,
+        least_saving: float = 0.05,
     ) -> None:
         self.pad_id = pad_id
         self.pack_to = pack_to
         self.one_sequence = one_sequence
         self.vocabulary = vocabulary
+        self.least_saving = least_saving
 
     def __call__(self, items: list[dict[str, Any]]) -> dict[str, Any]:
         """Make one batch.
@@ -271,11 +278,10 @@ class Collate:
         """
         rows: list[TokenRow] = [item["row"] for item in items]
         lengths = [row.length for row in rows]
-        if self.pack_to is None:
-            sequences = [[i] for i in range(len(rows))]
-        else:
-            sequences = _first_fit(lengths, sum(lengths) if self.one_sequence else self.pack_to)
-        width = max(sum(lengths[i] for i in sequence) for sequence in sequences)
+        sequences = self._packed(lengths)
+        packed = sequences is not None
+        sequences = sequences or [[i] for i in range(len(rows))]
+        width = _width(sequences, lengths)
         ids = torch.full((len(sequences), width), self.pad_id, dtype=torch.long)
         mask, positions, segments = torch.zeros_like(ids), torch.zeros_like(ids), torch.zeros_like(ids)
         labels = torch.full_like(ids, IGNORE)
@@ -297,17 +303,28 @@ class Collate:
                 f"The tokenizer gives token {largest:,}, and the base knows {self.vocabulary:,}: it belongs to another "
                 "base. Copy or download the base's directory again."
             )
-        packed = {"position_ids": positions, "segment_ids": segments} if self.pack_to else {}
         return {
             "input_ids": ids,
             "attention_mask": mask,
             "labels": labels,
-            **packed,
+            **({"position_ids": positions, "segment_ids": segments} if packed else {}),
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
             "row_ids": torch.tensor([row.row for row in rows]),
             "loss_tokens": items[0].get("loss_tokens", int((labels != IGNORE).sum())),
         }
+
+    def _packed(self, lengths: Sequence[int]) -> list[list[int]] | None:
+        """Which rows share a sequence; ``None`` where each has one of its own."""
+        if self.pack_to is None:
+            return None
+        sequences = _first_fit(lengths, sum(lengths) if self.one_sequence else self.pack_to)
+        computed = len(sequences) * _width(sequences, lengths)
+        return sequences if computed <= (1 - self.least_saving) * len(lengths) * max(lengths) else None
+
+
+def _width(sequences: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
+    return max(sum(lengths[i] for i in sequence) for sequence in sequences)
 
 
 def _first_fit(lengths: Sequence[int], size: int) -> list[list[int]]:

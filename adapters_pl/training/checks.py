@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,6 +26,8 @@ def check_packing(module: Any, collate: Collate) -> None:
     Raises:
         UserError: the model or an adapter lets packed rows see each other.
     """
+    collate = copy.copy(collate)
+    collate.least_saving = -math.inf  # these rows are packed, whether it pays or not
     vocabulary = module.config.get_text_config().vocab_size
     half = (collate.pack_to or 2) // 2
     # Six rows of which any two fit into one sequence: more than one sequence, unless all have to lie in one.

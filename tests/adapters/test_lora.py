@@ -7,7 +7,7 @@ import torch
 
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, UserError, load_adapter
 from adapters_pl.adapters import adapter_layers
-from adapters_pl.adapters.lora import DoRALayer
+from adapters_pl.adapters.lora_layers import DoRALayer
 from tests.conftest import tiny_model
 from tests.helpers.training import fit, trainer
 
@@ -193,7 +193,7 @@ def test_a_taken_name_is_refused():
     LoRA(rank=2).attach_to(model)
     linear = model.model.layers[0].self_attn.q_proj
     from adapters_pl.adapters import attach
-    from adapters_pl.adapters.lora import LoRALayer
+    from adapters_pl.adapters.lora_layers import LoRALayer
     from adapters_pl.models.placement import Site
 
     layer = LoRALayer(Site("x", 0, 32, 32), 2, 2.0, 0.0, "kaiming")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,7 +31,7 @@ def items(lengths):
 )
 def test_every_token_of_every_row_is_there_once_and_in_order(lengths, size):
     rows = items(lengths)
-    batch = Collate(0, pack_to=size)(rows)
+    batch = Collate(0, pack_to=size, least_saving=-math.inf)(rows)
     found = []
     for ids, labels, mask, positions, segments in zip(
         *(batch[key].tolist() for key in ("input_ids", "labels", "attention_mask", "position_ids", "segment_ids")),
@@ -48,6 +51,20 @@ def test_every_token_of_every_row_is_there_once_and_in_order(lengths, size):
     longest = max(p + r for p, r in lengths)
     assert batch["input_ids"].shape[1] <= max(size, longest)
     assert len(batch["input_ids"]) <= len(rows)
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(8, 90), st.booleans())
+def test_a_batch_is_packed_where_that_saves_tokens_and_never_has_more_of_them(lengths, size, one_sequence):
+    rows = items([(length, 1) for length in lengths])
+    plain, batch, forced = (
+        Collate(0, pack_to=pack_to, one_sequence=one_sequence, least_saving=least)(rows)
+        for pack_to, least in ((None, 0), (size, 0.1), (size, -math.inf))
+    )
+    saves = forced["input_ids"].numel() <= 0.9 * plain["input_ids"].numel()
+    assert ("segment_ids" in batch) == saves
+    expected = forced if saves else plain
+    assert torch.equal(batch["input_ids"], expected["input_ids"])
+    assert torch.equal(batch["labels"], expected["labels"])
 
 
 @pytest.mark.parametrize("base", ["llama_gqa", "gptj", "gpt2", "qwen3", "gemma2"])
@@ -148,7 +165,11 @@ def test_a_batch_of_several_sequences_that_leak_is_noticed(flash):
         check_packing(flash, Collate(0, 32))
 
 
-def test_the_training_batches_are_packed_as_the_attention_needs_it(tmp_path, make_base, rows_file):
+def test_the_training_batches_are_packed_as_the_attention_needs_it(tmp_path, make_base):
+    rows = [
+        {"instruction": f"What is {i}?{' Think.' * (4 * (i % 5))}", "output": f"{i}", "answer": i} for i in range(40)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
     seen = []
 
     class Looking(CausalLMModule):
@@ -158,7 +179,8 @@ def test_the_training_batches_are_packed_as_the_attention_needs_it(tmp_path, mak
             seen.append(tuple(batch["input_ids"].shape))
             return super().training_step(batch, batch_idx)
 
-    data = InstructionJSON(path=str(rows_file), val_size=0, packing=True, batch_size=10, cutoff=160)
+    path = str(tmp_path / "rows.json")
+    data = InstructionJSON(path=path, val_size=0, packing=True, batch_size=10, cutoff=600)
     trainer = Trainer(
         callbacks=[LoRA(rank=2)], max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
@@ -166,4 +188,4 @@ def test_the_training_batches_are_packed_as_the_attention_needs_it(tmp_path, mak
     )  # fmt: skip
     trainer.fit(Looking(str(make_base())), datamodule=data)
     assert len(seen) == 4
-    assert all(sequences == 1 and width > 160 for sequences, width in seen)
+    assert all(sequences == 1 and width > 600 for sequences, width in seen)
