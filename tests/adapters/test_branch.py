@@ -263,6 +263,20 @@ def test_a_layer_that_is_switched_off_changes_nothing_for_the_others_and_nothing
     torch.testing.assert_close(loss_and_gradients(model)["loss"], without["loss"])
 
 
+def test_a_branch_that_reads_another_tensor_has_a_product_of_its_own():
+    shared, one, other = branch.SharedInput(), torch.randn(3), torch.randn(3)
+    computed = []
+
+    def product(x, number):
+        return shared.product(x, number, lambda: computed.append(number) or [x + 0, x + 1])
+
+    assert torch.equal(product(one, 0), one)
+    assert torch.equal(product(other, 1), other + 1), "what waits for it belongs to another tensor"
+    assert torch.equal(product(other, 0), other)
+    assert torch.equal(product(other, 0), other), "the same tensor again, in another forward pass"
+    assert computed == [0, 1, 0]
+
+
 def test_recomputed_layers_share_their_input_too():
     model = adapted(LoRA(rank=4, dropout=0.1))
     plain = loss_and_gradients(model)
