@@ -28,6 +28,9 @@ from adapters_pl.inputs.ranges import AtLeast0, AtLeast1, AtLeast8, NotNegative,
 from adapters_pl.inputs.terminal import leave_signals_to_the_parent
 from adapters_pl.prompts import check_template
 
+#: The longest packed sequence in cutoffs: rows of one cutoff fill it well, and attention is still a small part.
+PACKED_CUTOFFS = 2
+
 AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
 
 
@@ -57,7 +60,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         cutoff: the longest training row in tokens (at most the model's context).
         on_overflow: what to do with a longer one: ``truncate`` its prompt from the left (and drop it if its response
             alone is too long), ``drop`` it, or treat it as an ``error``.
-        packing: put the training rows of a batch end to end into sequences of up to ``cutoff`` tokens, where each row
+        packing: put the training rows of a batch end to end into sequences of up to two cutoffs, where each row
             sees itself alone: the same loss with less padding. A batch that is hardly smaller so is left as it is.
         train_on_prompt: also learn the prompt's tokens.
         val_size: rows held out of training for validation, at most a tenth of them; drawn by ``seed``,
@@ -251,7 +254,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         """What makes training rows into batches."""
         collate = self._collate()
         if self.packing:
-            collate.pack_to, collate.one_sequence = self._reader.longest(self.cutoff), self._one_sequence
+            collate.pack_to = self._reader.longest(PACKED_CUTOFFS * self.cutoff)
+            collate.one_sequence = self._one_sequence
         return collate
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:

@@ -318,7 +318,7 @@ class Collate:
         """Which rows share a sequence; ``None`` where each has one of its own."""
         if self.pack_to is None:
             return None
-        sequences = _first_fit(lengths, sum(lengths) if self.one_sequence else self.pack_to)
+        sequences = _balanced(lengths, sum(lengths) if self.one_sequence else self.pack_to)
         computed = len(sequences) * _width(sequences, lengths)
         return sequences if computed <= (1 - self.least_saving) * len(lengths) * max(lengths) else None
 
@@ -327,18 +327,22 @@ def _width(sequences: Sequence[Sequence[int]], lengths: Sequence[int]) -> int:
     return max(sum(lengths[i] for i in sequence) for sequence in sequences)
 
 
-def _first_fit(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Which rows share a sequence of at most ``size`` tokens: the longest first, each where it first fits."""
-    sequences: list[list[int]] = []
-    room: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        place = next((p for p, left in enumerate(room) if lengths[i] <= left), None)
-        if place is None:
-            place = len(room)
-            sequences.append([])
-            room.append(max(size, lengths[i]))
-        sequences[place].append(i)
-        room[place] -= lengths[i]
+def _balanced(lengths: Sequence[int], size: int) -> list[list[int]]:
+    """Which rows share a sequence: the fewest sequences of at most ``size`` tokens that are about as long.
+
+    The longest row comes first, each to the sequence that is shortest so far; a row beyond ``size`` is one of its own.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    size = max(size, lengths[order[0]])
+    for count in range(-(-sum(lengths) // size), len(lengths) + 1):
+        sequences: list[list[int]] = [[] for _ in range(count)]
+        filled = [0] * count
+        for i in order:
+            shortest = filled.index(min(filled))
+            sequences[shortest].append(i)
+            filled[shortest] += lengths[i]
+        if max(filled) <= size:
+            break
     return sequences
 
 

@@ -28,9 +28,10 @@ def check_packing(module: Any, collate: Collate) -> None:
     """
     collate = copy.copy(collate)
     collate.least_saving = -math.inf  # these rows are packed, whether it pays or not
+    collate.pack_to = min(collate.pack_to or 2, 16)
     vocabulary = module.config.get_text_config().vocab_size
-    half = (collate.pack_to or 2) // 2
-    # Six rows of which any two fit into one sequence: more than one sequence, unless all have to lie in one.
+    half = collate.pack_to // 2
+    # Six rows of which two fit into one sequence: more than one sequence, unless all have to lie in one.
     rows = [[(17 * i + j) % vocabulary for j in range(min(5 + i % 3, half))] for i in range(6)]
     items = [{"row": TokenRow(i, row, []), "labels": row, "prompt": row} for i, row in enumerate(rows)]
     batch = {

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, PrefixTuning, SeriesAdapter, UserError
-from adapters_pl.data.tokens import Collate, TokenRow, TrainingRows
+from adapters_pl.data.tokens import Collate, TokenRow, TrainingRows, _balanced
 from adapters_pl.training.checks import check_packing
 from tests.conftest import tiny_model
 
@@ -51,6 +51,20 @@ def test_every_token_of_every_row_is_there_once_and_in_order(lengths, size):
     longest = max(p + r for p, r in lengths)
     assert batch["input_ids"].shape[1] <= max(size, longest)
     assert len(batch["input_ids"]) <= len(rows)
+
+
+@given(st.lists(st.integers(2, 60), min_size=2, max_size=12), st.integers(8, 200))
+def test_sequences_are_as_few_as_the_size_asks_for_and_about_as_long(lengths, size):
+    sequences = _balanced(lengths, size)
+    filled = [sum(lengths[i] for i in sequence) for sequence in sequences]
+    assert sorted(i for sequence in sequences for i in sequence) == list(range(len(lengths)))
+    assert max(filled) <= max(size, *lengths)
+    assert all(filled)
+    # No sequence is further below another than the shortest row in the longer one: else it would have got that row.
+    longest = filled.index(max(filled))
+    assert max(filled) - min(filled) <= min(lengths[i] for i in sequences[longest])
+    # On average they are more than half full: else two of them would be one.
+    assert len(sequences) == 1 or sum(lengths) > (len(sequences) - 1) * max(size, *lengths) * 0.5
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(8, 90), st.booleans())
