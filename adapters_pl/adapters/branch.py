@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 
 
 class Dropout(nn.Dropout):
@@ -134,6 +135,7 @@ class _ZeroedProduct(Function):
             return (zeroed @ weight.T).mul_(scale).view(*x.shape[:-1], len(weight))
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         zeroed, weight, positions = ctx.saved_tensors
         grad = grads[0].flatten(0, -2) * ctx.scale

@@ -127,8 +127,10 @@ class LoRALayer(LinearAdapterLayer):
 
     def _first(self, dtype: torch.dtype) -> Tensor:
         """A, with A0 below it where there is one."""
-        first = [self.lora_A, self.first_A] if self.init in FROM_WEIGHT else [self.lora_A]
-        return torch.cat(first).to(dtype) if len(first) > 1 else self.lora_A.to(dtype)  # type: ignore[arg-type]
+        first: Tensor = self.lora_A
+        if self.init in FROM_WEIGHT:
+            first = torch.cat([first, self.first_A])  # type: ignore[list-item]
+        return first.to(dtype)
 
     def _with_update(self, y: Tensor, reduced: Tensor, factor: Tensor | None = None) -> Tensor:
         """``y`` and the update that ``reduced`` leads to, ``x`` times :meth:`_first`; its rows times ``factor``."""

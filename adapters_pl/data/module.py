@@ -28,9 +28,6 @@ from adapters_pl.inputs.ranges import AtLeast0, AtLeast1, AtLeast8, NotNegative,
 from adapters_pl.inputs.terminal import leave_signals_to_the_parent
 from adapters_pl.prompts import check_template
 
-#: The longest packed sequence in cutoffs: rows of one cutoff fill it well, and attention is still a small part.
-PACKED_CUTOFFS = 2
-
 AnyLoader = TypeVar("AnyLoader", bound=DataLoader)
 
 
@@ -254,8 +251,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         """What makes training rows into batches."""
         collate = self._collate()
         if self.packing:
-            collate.pack_to = self._reader.longest(PACKED_CUTOFFS * self.cutoff)
-            collate.one_sequence = self._one_sequence
+            # Rows of up to one cutoff fill two of them well, and attention is still a small part.
+            collate.pack_to, collate.one_sequence = self._reader.longest(2 * self.cutoff), self._one_sequence
         return collate
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:

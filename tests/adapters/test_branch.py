@@ -184,6 +184,14 @@ def test_a_product_is_that_of_what_is_left(p, dtype, make):
     assert (results[0][1] == 0).any() == (p > 0), "the derivative of what is dropped is zero"
 
 
+def test_a_second_derivative_of_a_product_is_refused_and_not_wrong():
+    x = torch.randn(4, 40, requires_grad=True)
+    out = Dropout(0.1).train().product(x, torch.randn(7, 40))
+    (slope,) = torch.autograd.grad((out**2).sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_a_product_does_not_depend_on_autocast():
     x, weight = torch.randn(4, 40), torch.randn(7, 40)
     found = []

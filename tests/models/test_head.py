@@ -78,6 +78,14 @@ def test_scores_of_any_size_give_finite_losses(counted):
     assert torch.autograd.grad(losses.sum(), large)[0].isfinite().all()
 
 
+def test_a_second_derivative_is_refused_and_not_wrong():
+    model = tiny_model("llama").requires_grad_(False)
+    hidden, targets = given(model)
+    (slope,) = torch.autograd.grad((head.cross_entropy(model, hidden, targets) ** 2).sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
 def test_no_rows_give_no_losses():
     model = tiny_model("llama").requires_grad_(False)
     hidden, targets = given(model, rows=0)
