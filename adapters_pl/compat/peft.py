@@ -25,7 +25,7 @@ def import_peft() -> ModuleType:
     try:
         return import_module("peft")
     except ImportError as error:
-        raise UserError("This adapter needs peft, which is not installed: pip install 'adapters-pl[peft]'") from error
+        raise UserError("This needs peft, which is not installed: pip install 'adapters-pl[peft]'") from error
 
 
 def tuners() -> dict[str, type]:
