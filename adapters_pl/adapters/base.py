@@ -302,7 +302,7 @@ class Adapter(Callback, ABC):
                 if quantised := is_quantised(base):
                     undo.callback(dequantise(base, model.dtype))
                     dequantised += 1
-                for parameter, change in self._changes(path, layer, base, model):
+                for parameter, change in self.changes(path, layer, base, model):
                     if not quantised:  # else the quantised parameter itself is kept
                         undo.callback(_give_back, parameter, parameter.detach().clone())
                     parameter.data.add_(change.to(parameter.dtype))
@@ -314,7 +314,7 @@ class Adapter(Callback, ABC):
                 say_dequantised(dequantised, model.dtype)
             return undo.pop_all().close
 
-    def _changes(
+    def changes(
         self, path: str, layer: AdapterLayer, base: nn.Module, model: PreTrainedModel
     ) -> list[tuple[nn.Parameter, Tensor]]:
         """What is added to weight and bias of ``base`` where the layer at ``path`` is merged into it."""

@@ -40,7 +40,7 @@ from adapters_pl.cli.probes import (
 from adapters_pl.inputs.cache import CACHE_VARIABLE, cache_folder, offline
 from adapters_pl.inputs.errors import first_line
 from adapters_pl.inputs.masking import masked_url
-from adapters_pl.training.planning.hardware import free_host_memory, total_host_memory, usable_cores
+from adapters_pl.training.hardware import free_host_memory, total_host_memory, usable_cores
 
 #: Seconds that a cache is counted.
 COUNTING = 2.0

@@ -41,8 +41,8 @@ from adapters_pl.models.base import EMBEDDED, grow_embeddings
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
 from adapters_pl.training.adapter_files import SavedAdapters
 from adapters_pl.training.callbacks import Progress, RunRecorder, checkpoint_callbacks
+from adapters_pl.training.hardware import refuse_missing
 from adapters_pl.training.metrics_file import MetricsFile
-from adapters_pl.training.planning.hardware import refuse_missing
 from adapters_pl.training.planning.memory import MemoryModel, Setup
 from adapters_pl.training.planning.memory_advice import Forecast
 from adapters_pl.training.strategies import strategy_named

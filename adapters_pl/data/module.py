@@ -271,6 +271,11 @@ class ReasoningDataModule(SetRows, LightningDataModule):
             loaders.append(self._eval_loader(TrainingRows(rows), [len(row.prompt) for row in rows]))
         return loaders
 
+    def rows_here(self, name: str) -> list[int]:
+        """The rows of a test set that this process answers, in the order of its batches."""
+        rows = self._questions[name][1].rows
+        return [rows[place].row for batch in self._eval_sampler([len(row.prompt) for row in rows]) for place in batch]
+
     def predict_dataloader(self) -> list[DataLoader]:
         """The same loaders as for a test; the rows need no gold answer."""
         return self.test_dataloader()
@@ -396,6 +401,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         )
 
     def _eval_loader(self, rows: TrainingRows, lengths: list[int]) -> DataLoader:
-        place = self.processes
-        rank, count = (0, 1) if place.every_rank_answers_all else (place.rank, place.count)
-        return self._loader(rows, LengthSortedSampler(lengths, self.eval_batch_size, rank, count), DataLoader)
+        return self._loader(rows, self._eval_sampler(lengths), DataLoader)
+
+    def _eval_sampler(self, lengths: list[int]) -> LengthSortedSampler:
+        return LengthSortedSampler(lengths, self.eval_batch_size, self.processes.rank, self.processes.count)

@@ -28,14 +28,12 @@ class Processes:
     Attributes:
         rank: which of them this is.
         count: how many there are.
-        every_rank_answers_all: each of them answers every row, as the parts of one model must.
         accumulate: batches of each in an optimizer step.
         limit: of batches in an epoch, as Lightning's ``limit_train_batches``.
     """
 
     rank: int = 0
     count: int = 1
-    every_rank_answers_all: bool = False
     accumulate: int = 1
     limit: int | float = 1.0
 
@@ -227,23 +225,24 @@ class LengthSortedSampler(Sampler[list[int]]):
 
     Args:
         lengths: tokens of every row.
-        batch_size: rows in a batch.
+        batch_size: the most rows in a batch, or one more where there are too few for a batch in every process.
         rank: this process.
         world_size: how many processes there are; batch ``i`` goes to process ``i % world_size``.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        if len(batches) < world_size > 1:
+        if 0 < len(order) < world_size:
             # A process without a batch would not take part in what all processes do together.
-            if len(order) < world_size:
-                raise UserError(
-                    f"{len(order)} rows to answer cannot be divided among {world_size} processes; "
-                    "use fewer of them (--trainer.devices 1)."
-                )
-            bounds = [len(order) * i // world_size for i in range(world_size + 1)]
-            batches = [order[start:end] for start, end in pairwise(bounds)]
+            raise UserError(
+                f"{len(order)} rows to answer cannot be divided among {world_size} processes; "
+                "use fewer of them (--trainer.devices 1)."
+            )
+        # As many batches for each, of rows that differ by one at most.
+        count = -(-len(order) // (batch_size * world_size)) * world_size
+        count -= world_size if count > len(order) else 0
+        bounds = [len(order) * i // count for i in range(count + 1)] if count else []
+        batches = [order[start:end] for start, end in pairwise(bounds)]
         self.batches = batches[rank::world_size]
 
     def __len__(self) -> int:

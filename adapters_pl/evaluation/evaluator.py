@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -72,29 +72,58 @@ class Evaluator:
             yield rows[place], judge_scored(self.asking.protocol, questions.examples[rows[place]], scored)
 
     def _written(self, questions: Questions, rows: Sequence[int]) -> Iterator[tuple[int, Record]]:
-        asking, prompts = self.asking, questions.prompts
-        wanted = [prompts[row] for row in rows]
+        asking = self.asking
+        prompts = [questions.prompts[row] for row in rows]
         if not asking.temperature:
             decoding = Decoding(questions.max_new_tokens, asking.protocol.beams)
-            for place, written in self.engine.generate(wanted, decoding):
+            for place, written in self.engine.generate(prompts, decoding):
                 yield rows[place], judge_one(asking.protocol, questions.examples[rows[place]], written)
             return
-        decoding = Decoding(questions.max_new_tokens, temperature=asking.temperature)
-        samples: list[list[Generation]] = [[] for _ in rows]
-        for sample in range(asking.samples):
-            # By the row's name, so that no batch matters.
-            seeds = [seed_of(asking.seed, f"{questions.name}/{questions.examples[row].id}", sample) for row in rows]
-            for place, written in self.engine.generate(wanted, decoding, seeds):
-                samples[place].append(written)
-        for row, several in zip(rows, samples, strict=True):
-            yield row, judge_samples(asking.protocol, questions.examples[row], several)
+        decoding, count = Decoding(questions.max_new_tokens, temperature=asking.temperature), asking.samples
+        # By the row's name, so that no batch matters.
+        names = [f"{questions.name}/{questions.examples[row].id}" for row in rows]
+        seeds = [seed_of(asking.seed, name, sample) for name in names for sample in range(count)]
+        samples: list[dict[int, Generation]] = [{} for _ in rows]
+        for place, written in self.engine.generate(
+            [prompt for prompt in prompts for _ in range(count)], decoding, seeds
+        ):
+            number, sample = divmod(place, count)
+            samples[number][sample] = written
+            if len(samples[number]) == count:
+                several = [samples[number][sample] for sample in range(count)]
+                yield rows[number], judge_samples(asking.protocol, questions.examples[rows[number]], several)
+
+
+class _Pulled:
+    """Records of a set, taken from the evaluator no further than they are asked for."""
+
+    def __init__(self, records: Iterator[Record], within: Callable[[], AbstractContextManager[None]]) -> None:
+        self._records, self._within = records, within
+        #: By row: what was asked for, and what ended before it.
+        self.found: dict[int, Record] = {}
+
+    def until(self, rows: Sequence[int]) -> None:
+        """Answer until ``rows`` are found."""
+        missing = {row for row in rows if row not in self.found}
+        if not missing:
+            return
+        with self._within():
+            for record in self._records:
+                self.found[record["row"]] = record
+                missing.discard(record["row"])
+                if not missing:
+                    return
+        raise RuntimeError(f"The engine has not answered the rows {sorted(missing)}.")
 
 
 class Answers:
     """The records of one test or prediction, set by set, and what an interrupted one had answered.
 
+    A set is answered in one stream, in which rows take each other's places; a batch only says how far it has to come.
+
     Args:
         evaluator: answers.
+        adapted: within it the model answers with its adapters.
         base_alone: within it the model is the base, whose answers stand beside; ``None`` leaves them out.
         known: records of an interrupted test, by set and row: those rows are not answered again.
     """
@@ -102,42 +131,62 @@ class Answers:
     def __init__(
         self,
         evaluator: Evaluator,
+        adapted: Callable[[], AbstractContextManager[None]] = nullcontext,
         base_alone: Callable[[], AbstractContextManager[None]] | None = None,
         known: Mapping[str, Mapping[int, Record]] | None = None,
     ) -> None:
         self.evaluator = evaluator
-        self.base_alone = base_alone
+        self.adapted, self.base_alone = adapted, base_alone
         self.known = known or {}
         #: One record a row, in no particular order.
         self.records: dict[str, list[Record]] = {}
-        #: The records of the last batch that were answered in it.
+        #: The records that were completed for the last batch, some of them of rows of later ones.
         self.newest: list[Record] = []
         #: Seconds that were spent on answers with the adapters, by set, and the tokens written in them.
         self.effort: dict[str, tuple[float, int]] = {}
+        self._pulled: dict[str, list[_Pulled]] = {}
+        self._complete: dict[str, dict[int, Record]] = {}
 
-    def add(self, questions: Questions, rows: Sequence[int]) -> list[Record]:
-        """Answer the rows that are not known yet; the records of all of them, in their order."""
-        known = self.known.get(questions.name, {})
-        new = [row for row in rows if row not in known]
-        self.newest = self._answered(questions, new) if new else []
-        found = {**known, **{record["row"]: record for record in self.newest}}
-        records = [found[row] for row in rows]
-        self.records.setdefault(questions.name, []).extend(records)
+    def add(self, questions: Questions, rows: Sequence[int], coming: Sequence[int] | None = None) -> list[Record]:
+        """Answer the rows that are not known yet; the records of all of them, in their order.
+
+        Args:
+            questions: the set.
+            rows: which of its rows.
+            coming: all rows of the set that will be asked for in turn, these included; these alone if not given.
+        """
+        name = questions.name
+        complete = self._complete.setdefault(name, dict(self.known.get(name, {})))
+        new = [row for row in rows if row not in complete]
+        if coming is None or name not in self._pulled:
+            asked = [row for row in (rows if coming is None else coming) if row not in complete]
+            contexts = [self.adapted, *([self.base_alone] if self.base_alone else [])]
+            self._pulled[name] = [_Pulled(self.evaluator.records(questions, asked), within) for within in contexts]
+        adapted, *base = self._pulled[name]
+        self._pull(name, adapted, new)
+        for pulled in base:
+            pulled.until(new)
+            self.evaluator.engine.settle()
+        self.newest = []
+        for row, record in adapted.found.items():
+            if row in complete or any(row not in pulled.found for pulled in base):
+                continue
+            for pulled in base:
+                record["base_prediction"] = pulled.found[row]["prediction"]
+                record["base_correct"] = pulled.found[row]["correct"]
+            complete[row] = record
+            self.newest.append(record)
+        records = [complete[row] for row in rows]
+        self.records.setdefault(name, []).extend(records)
         return records
 
-    def _answered(self, questions: Questions, rows: list[int]) -> list[Record]:
-        began = time.monotonic()
-        records = list(self.evaluator.records(questions, rows))
-        seconds, tokens = self.effort.get(questions.name, (0.0, 0))
-        written = sum(record["tokens"] for record in records)
-        self.effort[questions.name] = (seconds + time.monotonic() - began, tokens + written)
-        if self.base_alone is not None:
-            with self.base_alone():
-                base = {record["row"]: record for record in self.evaluator.records(questions, rows)}
-            for record in records:
-                record["base_prediction"] = base[record["row"]]["prediction"]
-                record["base_correct"] = base[record["row"]]["correct"]
-        return records
+    def _pull(self, name: str, adapted: _Pulled, rows: Sequence[int]) -> None:
+        began, before = time.monotonic(), len(adapted.found)
+        adapted.until(rows)
+        self.evaluator.engine.settle()
+        seconds, tokens = self.effort.get(name, (0.0, 0))
+        written = sum(record["tokens"] for record in list(adapted.found.values())[before:])
+        self.effort[name] = (seconds + time.monotonic() - began, tokens + written)
 
 
 # ---- one answer

@@ -42,12 +42,23 @@ class SeededSampling(LogitsProcessor):
     """
 
     def __init__(self, seeds: Sequence[int], temperature: float) -> None:
+        self.seeds, self.temperature = seeds, temperature
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self.temperature = temperature
 
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """``scores`` (B, V) with noise; each row draws V numbers from its own generator at every step."""
-        drawn = [torch.rand(scores.shape[1], generator=generator) for generator in self.generators]
+    def of(self, rows: Sequence[int]) -> SeededSampling:
+        """The same for some of the rows alone, from the beginning."""
+        return SeededSampling([self.seeds[row] for row in rows], self.temperature)
+
+    def __call__(self, input_ids: Tensor | None, scores: Tensor, rows: Sequence[int] | None = None) -> Tensor:
+        """``scores`` (B, V) with noise; each row draws V numbers from its own generator at every step.
+
+        Args:
+            input_ids: what transformers gives; not looked at.
+            scores: the logits of the next token.
+            rows: which rows these are; all of them if not given.
+        """
+        generators = self.generators if rows is None else [self.generators[row] for row in rows]
+        drawn = [torch.rand(scores.shape[1], generator=generator) for generator in generators]
         uniform = torch.stack(drawn).to(scores.device).clamp_min(torch.finfo(torch.float32).tiny)
         return scores.float() / self.temperature - torch.log(-torch.log(uniform))
 
@@ -66,10 +77,9 @@ def generate(
     attention_mask: Tensor,
     max_new_tokens: int,
     beams: int = 1,
-    temperature: float = 0.0,
-    seeds: Sequence[int] | None = None,
+    sampling: SeededSampling | None = None,
 ) -> list[Generation]:
-    """Continuations of a left-padded batch.
+    """Continuations of a left-padded batch, by transformers' own ``generate``.
 
     The base's own generation settings (temperature, penalties) are set aside: results depend on what is
     asked here and on nothing that came with the weights but the end tokens.
@@ -81,23 +91,15 @@ def generate(
         attention_mask: (B, T), 0 on padding.
         max_new_tokens: the most tokens to add.
         beams: width of the beam search; 1 is greedy.
-        temperature: above 0 to sample instead; needs ``seeds``.
-        seeds: one a row, for sampling.
-
-    Raises:
-        ValueError: beams and sampling together, or sampling without a seed for each row.
+        sampling: draws each row's tokens instead of taking the likeliest.
     """
-    processors = LogitsProcessorList()
-    if temperature > 0:
-        if beams > 1 or seeds is None or len(seeds) != len(input_ids):
-            raise ValueError("Sampling takes one beam, and one seed a row.")
-        processors.append(SeededSampling(seeds, temperature))
-    eos = _end_tokens(model, tokenizer)
+    processors = LogitsProcessorList([sampling] if sampling else [])
+    ends = end_tokens(model, tokenizer)
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
         num_beams=beams,
-        eos_token_id=eos,
+        eos_token_id=ends,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         use_cache=True,
@@ -109,16 +111,17 @@ def generate(
             generation_config=config,
             logits_processor=processors,
         )
-    generations = []
-    for new in sequences[:, input_ids.shape[1] :].tolist():
-        end = next((i for i, token in enumerate(new) if token in eos), None)
-        kept = new if end is None else new[:end]
-        text = str(tokenizer.decode(kept, skip_special_tokens=True))
-        generations.append(Generation(text, len(kept), "length" if end is None else "stop"))
-    return generations
+    return [as_generation(tokenizer, new, ends) for new in sequences[:, input_ids.shape[1] :].tolist()]
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def as_generation(tokenizer: PreTrainedTokenizerBase, tokens: list[int], ends: Sequence[int]) -> Generation:
+    """What ``tokens`` say up to the first of ``ends``."""
+    end = next((i for i, token in enumerate(tokens) if token in ends), None)
+    text = str(tokenizer.decode(tokens[:end], skip_special_tokens=True))
+    return Generation(text, len(tokens[:end]), "length" if end is None else "stop")
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokenizer's end token and those that the model names (chat models have several)."""
     named = model.generation_config.eos_token_id if model.generation_config else None
     own = named if isinstance(named, list) else [] if named is None else [named]

@@ -5,7 +5,7 @@ How context and continuation are divided is said in :mod:`adapters_pl.data.quest
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from adapters_pl.data.questions import Choices, Pair
+from adapters_pl.evaluation.held import Reading
 
 
 class Scorer(Protocol):
@@ -44,9 +45,55 @@ class Scored:
         return self.choices.options[max(range(len(values)), key=values.__getitem__)]
 
 
+#: The summed log-likelihoods, in nats, of the continuations of pairs.
+Judge = Callable[[Sequence[Pair]], list[float]]
+
+
+def score(rows: Sequence[Choices], judge: Judge) -> list[Scored]:
+    """Score every option of every row."""
+    sums = iter(judge([pair for row in rows for pair in row.pairs]))
+    return [Scored(row, tuple(next(sums) for _ in row.pairs)) for row in rows]
+
+
+@torch.no_grad()
+def log_likelihoods_held(reading: Reading, pairs: Sequence[Pair], size: int) -> list[float]:
+    """The summed log-likelihood of each continuation, in nats, in float32: its context is read once for all of them.
+
+    Args:
+        reading: reads the contexts.
+        pairs: their contexts are read at the same time.
+        size: how many continuations are read at the same time.
+    """
+    rows = {context: row for row, context in enumerate(dict.fromkeys(tuple(pair.context) for pair in pairs))}
+    held, first = reading.read(list(map(list, rows)))
+    row_of = [rows[tuple(pair.context)] for pair in pairs]
+    logs = torch.log_softmax(first.float(), dim=-1)
+    sums = logs[row_of, [pair.continuation[0] for pair in pairs]].double()
+    # A last token is never read, only predicted.
+    branches: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for number, (row, pair) in enumerate(zip(row_of, pairs, strict=True)):
+        if len(pair.continuation) > 1:
+            branches.setdefault((row, tuple(pair.continuation[:-1])), []).append(number)
+    longest_first = sorted(branches, key=lambda branch: -len(branch[1]))
+    for start in range(0, len(branches), size):
+        part = longest_first[start : start + size]
+        ids = torch.full((len(part), len(part[0][1])), reading.pad_id, device=reading.device)
+        mask = torch.zeros_like(ids)
+        for place, (_, tokens) in enumerate(part):
+            ids[place, : len(tokens)] = torch.tensor(tokens)
+            mask[place, : len(tokens)] = 1
+        logits = held.select([row for row, _ in part]).read(reading.call, ids, mask, keep=0)
+        logs = torch.log_softmax(logits.float(), dim=-1)
+        for place, branch in enumerate(part):
+            for number in branches[branch]:
+                wanted = torch.tensor(pairs[number].continuation[1:], device=logs.device)
+                sums[number] += logs[place].gather(1, wanted[:, None]).double().sum()
+    return sums.tolist()
+
+
 @torch.no_grad()
 def log_likelihoods(model: Scorer, pairs: Sequence[Pair], pad_id: int, device: torch.device | str) -> list[float]:
-    """The summed log-likelihood of each continuation, in nats, in float32.
+    """The summed log-likelihood of each continuation, in nats, in float32, without a cache.
 
     Pairs that differ in their last token alone are read by the model once: it is never read, only predicted. Rows are
     padded on the right, where causal attention and the mask keep the padding from mattering. Logits are only computed
@@ -76,21 +123,10 @@ def _text(pair: Pair) -> tuple[int, ...]:
     return (*pair.context, *pair.continuation[:-1])
 
 
-def score(model: Scorer, rows: Sequence[Choices], pad_id: int, device: torch.device | str) -> list[Scored]:
-    """Score every option of every row; the model reads as many texts at a time as there are rows."""
-    pairs = [pair for row in rows for pair in row.pairs]
+def divided(pairs: Sequence[Pair], size: int) -> list[list[int]]:
+    """The numbers of pairs that are judged at the same time, so that the model reads ``size`` texts at a time."""
     texts: dict[tuple[int, ...], list[int]] = {}
     for number, pair in enumerate(pairs):
         texts.setdefault(_text(pair), []).append(number)
     groups = list(texts.values())
-    sums = [0.0] * len(pairs)
-    for start in range(0, len(groups), max(1, len(rows))):
-        numbers = [number for group in groups[start : start + len(rows)] for number in group]
-        found = log_likelihoods(model, [pairs[number] for number in numbers], pad_id, device)
-        for number, total in zip(numbers, found, strict=True):
-            sums[number] = total
-    scored, at = [], 0
-    for row in rows:
-        scored.append(Scored(row, tuple(sums[at : at + len(row.pairs)])))
-        at += len(row.pairs)
-    return scored
+    return [[n for group in groups[start : start + size] for n in group] for start in range(0, len(groups), size)]

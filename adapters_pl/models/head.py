@@ -23,6 +23,8 @@ _LOGIT_SCALES = {"logit_scale": 1, "lm_head_multiplier": 1, "logits_scaling": -1
 
 def hidden_states(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     """The decoder's last hidden states, (B, T, D), for the T given tokens."""
+    if "past_key_values" in batch:
+        return model.get_decoder()(**batch).last_hidden_state
     if "segment_ids" in batch:
         # Without a mask, transformers lets positions that begin again keep the rows of a sequence apart.
         inputs = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"]}

@@ -26,7 +26,7 @@ from adapters_pl.training.guards import Guards
 from adapters_pl.training.last_checkpoint import LastCheckpoint
 from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.resume import Resume
-from adapters_pl.training.strategies import gathered, gathered_answers, traits_of
+from adapters_pl.training.strategies import gathered, gathered_answers
 
 #: Optimizer steps between two writes of ``last.ckpt`` (and one after every epoch).
 CHECKPOINT_EVERY = 200
@@ -164,10 +164,9 @@ class RunRecorder(Callback):
         """Keep the batch's answers."""
         assert isinstance(pl_module, CausalLMModule)
         name = trainer.datamodule.eval_sets[dataloader_idx]  # type: ignore[attr-defined]
-        if trainer.is_global_zero or not traits_of(trainer.strategy).every_rank_answers_all:
-            with self.run.writing(f"predictions/{name}.partial.jsonl"):
-                assert pl_module.answers is not None
-                self._partial[name].append(pl_module.answers.newest)
+        with self.run.writing(f"predictions/{name}.partial.jsonl"):
+            assert pl_module.answers is not None
+            self._partial[name].append(pl_module.answers.newest)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write predictions and results, and end with the tables."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -14,6 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from adapters_pl.adapters.base import describe_adapter
+from adapters_pl.adapters.folded import folded
 from adapters_pl.compat.lightning import replaces_samplers, trainer_of
 from adapters_pl.data.module import Processes, ReasoningDataModule
 from adapters_pl.data.questions import Questions, Reader
@@ -27,6 +29,7 @@ from adapters_pl.models import head
 from adapters_pl.models.base import Dtype, Quantization, context_length
 from adapters_pl.training.adapted import AdaptedBase, BaseSource
 from adapters_pl.training.checks import check_packing
+from adapters_pl.training.hardware import free_memory
 from adapters_pl.training.strategies import as_forward, full_value
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -208,14 +211,15 @@ class CausalLMModule(AdaptedBase):
         """Forget an earlier test, and say who answers this one."""
         self._check_scoring()
         beside = self.base_alone if self.adapters and self.test_base else None
-        self.answers = Answers(self._evaluator(), beside, self.known_answers)
+        self.answers = Answers(self._evaluator(), self.folded(), beside, self.known_answers)
         self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a batch of one set with the adapters, and with the base alone for comparison."""
         assert self.answers is not None
         questions = self._questions(dataloader_idx)
-        records = self.answers.add(questions, batch["row_ids"].tolist())
+        coming = self._data.rows_here(questions.name)
+        records = self.answers.add(questions, batch["row_ids"].tolist(), coming)
         accuracy = self.test_accuracies[dataloader_idx]
         assert isinstance(accuracy, AnswerAccuracy)
         accuracy.update([record["correct"] for record in records])
@@ -228,12 +232,13 @@ class CausalLMModule(AdaptedBase):
     def on_predict_start(self) -> None:
         """Forget an earlier prediction."""
         self._check_scoring()
-        self.answers = Answers(self._evaluator())
+        self.answers = Answers(self._evaluator(), self.folded())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[Record]:
         """Answer a batch of rows that may have no gold answer."""
         assert self.answers is not None
-        return self.answers.add(self._questions(dataloader_idx), batch["row_ids"].tolist())
+        questions = self._questions(dataloader_idx)
+        return self.answers.add(questions, batch["row_ids"].tolist(), self._data.rows_here(questions.name))
 
     # ---- who answers
 
@@ -247,7 +252,24 @@ class CausalLMModule(AdaptedBase):
             hidden_states=self.hidden_states,
             logits=self.logits,
             forward=lambda work: as_forward(self.model, work),
+            any_at_work=self._strategy.any_at_work,
         )
+
+    def folded(self) -> Callable[[], AbstractContextManager[None]]:
+        """A context within which the adapter is folded into the base, where that changes nothing but rounding.
+
+        It does nothing where there is no such change of weights, or no memory for a second set of them.
+        """
+        trainer, found = trainer_of(self), None
+        if (
+            len(self.adapters) == 1
+            and not self._strategy.divides_base
+            and (trainer is None or trainer.precision == "32-true")
+        ):
+            free = free_memory(self.computes_on.type, trainer.world_size if trainer else 1)
+            (adapter,) = self.adapters.values()
+            found = folded(self.model, adapter, None if free is None else free // 2)
+        return found or nullcontext
 
     @property
     def records(self) -> dict[str, list[Record]]:
@@ -309,7 +331,6 @@ class CausalLMModule(AdaptedBase):
             Processes(
                 trainer.global_rank,
                 trainer.world_size,
-                self._strategy.every_rank_answers_all,
                 trainer.accumulate_grad_batches,
                 trainer.limit_train_batches,
             ),

@@ -42,8 +42,6 @@ class StrategyTraits:
 
     #: Whether base, gradients and optimizer state are divided among the processes.
     divides_base: ClassVar[bool] = False
-    #: Whether every process answers every row: parts of one model compute at the same time or not at all.
-    every_rank_answers_all: ClassVar[bool] = False
     #: Whether the values of base and adapters come from another process.
     receives_values: bool = False
 
@@ -55,6 +53,11 @@ class StrategyTraits:
 
     def shard(self, model: PreTrainedModel) -> None:
         """Divide ``model``, with all that is injected into it, among the processes."""
+
+    @property
+    def any_at_work(self) -> Callable[[bool], bool] | None:
+        """Tells whether this process is at work and hears whether any is; ``None`` where none waits for another."""
+        return None
 
 
 def traits_of(strategy: Any) -> StrategyTraits:
@@ -77,7 +80,6 @@ class FullyShardedStrategy(StrategyTraits, ModelParallelStrategy):
     """
 
     divides_base = True
-    every_rank_answers_all = True
 
     def __init__(
         self,
@@ -150,6 +152,11 @@ class FullyShardedStrategy(StrategyTraits, ModelParallelStrategy):
         for name, child in self.lightning_module.named_children():
             if name != "model":
                 child.to(self.root_device)
+
+    @property
+    def any_at_work(self) -> Callable[[bool], bool]:
+        """The parts of one model compute at the same time or not at all."""
+        return partial(self.reduce_boolean_decision, all=False)
 
     # ---- checkpoints: the same contents as under every other strategy
 
@@ -230,9 +237,8 @@ def strategy_named(name: str | Strategy) -> str | Strategy:
 
 
 def gathered_answers(strategy: Any, value: Any) -> list[Any]:
-    """What each process has answered, in the order of ranks; once if every process answers every row."""
-    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if traits_of(strategy).every_rank_answers_all or not distributed:
+    """What each process has answered, in the order of ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [value]
     parts = [None] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(parts, value)

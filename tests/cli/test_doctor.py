@@ -21,7 +21,7 @@ from adapters_pl.cli.doctor import Finding, lines
 from adapters_pl.cli.main import main
 from adapters_pl.cli.probes import answer_of
 from adapters_pl.inputs.masking import masked_url
-from adapters_pl.training.planning import hardware
+from adapters_pl.training import hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("torch", "lightning", "transformers", "datasets", "rich")

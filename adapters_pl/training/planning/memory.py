@@ -21,8 +21,8 @@ from adapters_pl.models.base import context_length
 from adapters_pl.models.discovery import architecture_of
 from adapters_pl.models.placement import linear_modules
 from adapters_pl.models.quantisation import quantisation_of
+from adapters_pl.training.hardware import device_count
 from adapters_pl.training.module import CausalLMModule
-from adapters_pl.training.planning.hardware import device_count
 from adapters_pl.training.planning.tracing import Step, generation_peak, optimizer_bytes, training_peak, validation_peak
 from adapters_pl.training.strategies import Division, division_of
 

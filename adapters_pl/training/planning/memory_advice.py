@@ -9,7 +9,7 @@ from functools import cached_property
 import torch
 
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.training.planning.hardware import free_host_memory, free_memory
+from adapters_pl.training.hardware import free_host_memory, free_memory
 from adapters_pl.training.planning.memory import HELD, Estimate, MemoryModel, Setup
 
 #: The share of free memory that may be planned for: allocators round up, and libraries have workspaces of their own.

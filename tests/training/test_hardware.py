@@ -9,9 +9,9 @@ import torch
 from lightning.pytorch.accelerators import CUDAAccelerator
 
 from adapters_pl.cli.main import main
+from adapters_pl.training import hardware
 from adapters_pl.training.adapted import BaseSource
-from adapters_pl.training.planning import hardware
-from adapters_pl.training.planning.hardware import PROCESS, device_count, free_host_memory, free_memory
+from adapters_pl.training.hardware import PROCESS, device_count, free_host_memory, free_memory
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_two_processes_are_always_allowed(monkeypatch, processes, refused):
     from lightning.pytorch import Trainer
 
     from adapters_pl import UserError
-    from adapters_pl.training.planning.hardware import refuse_missing
+    from adapters_pl.training.hardware import refuse_missing
 
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     trainer = Trainer(accelerator="cpu", devices=processes, strategy="ddp", logger=False, enable_checkpointing=False)
