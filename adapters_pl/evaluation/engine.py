@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters_pl.data.questions import Choices, Pair
 from adapters_pl.data.tokens import left_pad
+from adapters_pl.evaluation.drafts import Drafts
 from adapters_pl.evaluation.generation import Generation, SeededSampling, as_generation, end_tokens, generate
 from adapters_pl.evaluation.held import Call, Reading, arguments, holds, layers_to_hold
 from adapters_pl.evaluation.scoring import Judge, Scored, divided, log_likelihoods, log_likelihoods_held, score
@@ -138,7 +139,10 @@ class TransformersEngine:
             def choose(places: Sequence[int], scores: Tensor) -> Tensor:
                 return (scores if sampling is None else sampling(None, scores, places)).argmax(dim=-1)
 
-            for place, tokens in stream(reading, prompts, ends, decoding.max_new_tokens, self.batch_size, choose):
+            # Below float32 the number of tokens that are read at once shows in the rounding, and so in the texts.
+            drafts = Drafts() if self.model.dtype == torch.float32 else None
+            limit = decoding.max_new_tokens
+            for place, tokens in stream(reading, prompts, ends, limit, self.batch_size, choose, drafts):
                 yield place, as_generation(self.tokenizer, tokens, ends)
         self.settle()
 

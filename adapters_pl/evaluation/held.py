@@ -19,8 +19,8 @@ Call = Callable[[dict[str, Any]], Tensor]
 #: The shortest head of rows that is worth a pass of its own.
 WORTH_SHARING = 8
 
-#: How many columns that are padding in every row are kept before they are taken out.
-TOLERATED = 32
+#: How many more columns than the longest row needs are kept.
+TOLERATED = 64
 
 
 class _Layer(DynamicLayer):
@@ -98,13 +98,23 @@ class Held:
         )
 
     def select(self, rows: Sequence[int]) -> Held:
-        """Some of the rows, each as often as it is named, without columns that are padding in all of them."""
-        mask = self.mask[rows]
-        used = mask.any(dim=0)
-        if not mask.shape[1] or int((~used).sum()) <= TOLERATED:
-            return Held(len(self.cache.layers), mask, (part[rows] for part in self.states))
-        columns = torch.cat([used.new_ones(self.virtual), used]).nonzero()[:, 0]
-        return Held(len(self.cache.layers), mask[:, used], (part[rows][:, :, columns] for part in self.states))
+        """Some of the rows, each as often as it is named."""
+        return Held(len(self.cache.layers), self.mask[rows], (part[rows] for part in self.states))
+
+    def forget(self, wrong: Tensor) -> None:
+        """Take ids that were read for padding from now on: the last of every row, where ``wrong`` (B, T) is true."""
+        self.mask[:, -wrong.shape[1] :].masked_fill_(wrong, 0)
+
+    def tidied(self) -> Held:
+        """The same without most of the padding, where there is much of it."""
+        length = int(self.mask.sum(dim=1).max())
+        if self.mask.shape[1] - length <= TOLERATED:
+            return self
+        kept = self.mask.argsort(dim=1, stable=True)[:, -length:]  # padding first, all else in its order
+        virtual = torch.arange(self.virtual, device=kept.device).expand(len(kept), -1)
+        columns = torch.cat([virtual, kept + self.virtual], dim=1)[:, None, :, None]
+        states = (part.gather(2, columns.expand(-1, part.shape[1], -1, part.shape[3])) for part in self.states)
+        return Held(len(self.cache.layers), self.mask.gather(1, kept), states)
 
     def joined(self, other: Held) -> Held:
         """The rows of both; the shorter ones get padding in front."""
@@ -175,7 +185,7 @@ def layers_to_hold(model: PreTrainedModel, longest: int) -> int | None:
     layers: list[Any] = DynamicCache(config=model.config).layers
     plain = all(
         type(layer) is DynamicLayer
-        or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > longest + TOLERATED)
+        or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window > 2 * longest + TOLERATED)
         for layer in layers
     )
     return len(layers) or None if plain else None
