@@ -24,8 +24,10 @@ from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import AtLeast1
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.runs.run import replacing
-from adapters_pl.training.benchmark import measure
-from adapters_pl.training.benchmark_arms import Job, refuse
+from adapters_pl.training.adapter_files import read_adapter
+from adapters_pl.training.benchmark import answering, fitting
+from adapters_pl.training.benchmark.measure import measure, measure_answers
+from adapters_pl.training.benchmark.pace import Job
 from adapters_pl.training.planning.memory_advice import amount
 
 _LIBRARIES = ("torch", "lightning", "transformers", "peft")
@@ -40,6 +42,7 @@ class BenchCLI(PlanCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add what is measured, and how often."""
         super().add_arguments_to_parser(parser)
+        parser.add_argument("--eval", action="store_true", help=f"{OWN['eval'].line}.")
         parser.add_argument("--against", type=str | None, default=None, help=f"{OWN['against'].line}.")
         parser.add_argument("--rounds", type=AtLeast1, default=5, help=f"{OWN['rounds'].line}.")
         parser.add_argument("--steps", type=AtLeast1, default=5, help=f"{OWN['steps'].line}.")
@@ -50,7 +53,10 @@ class BenchCLI(PlanCLI):
 def _job(cli: BenchCLI, steps: int) -> Job:
     """What ``cli`` has configured, to be trained for ``steps`` optimizer steps."""
     trainer, seed = cli.config.trainer.as_dict(), cli.config.seed_everything
-    return Job(cli.model, cli.config_init.data, cli.adapters, trainer, steps, 42 if isinstance(seed, bool) else seed)
+    path = cli.line.get("adapter_path")
+    saved = read_adapter(path, cli.model.config) if path else None
+    seed = 42 if isinstance(seed, bool) else seed
+    return Job(cli.model, cli.config_init.data, cli.adapters, trainer, steps, seed, saved)
 
 
 def _build(line: CommandLine, steps: int) -> Job:
@@ -84,7 +90,7 @@ def _machine() -> dict[str, Any]:
     return {"device": device, "threads": torch.get_num_threads(), "libraries": libraries}
 
 
-def bench_table(title: str, result: dict[str, Any]) -> Table:
+def training_table(title: str, result: dict[str, Any]) -> Table:
     """One line an arm, with the medians of its steps."""
     table = Table(title=f"medians of one optimizer step{title and f', {title}'}", title_justify="left")
     parts = ("data", "forward", "backward", "optimizer")
@@ -103,6 +109,24 @@ def bench_table(title: str, result: dict[str, Any]) -> Table:
     return table
 
 
+def answers_table(title: str, result: dict[str, Any]) -> Table:
+    """One line an arm, with the median time of a row."""
+    table = Table(title=f"answers{title and f', {title}'}", title_justify="left")
+    for column in ("", "rows", "a row", "tokens/s", "memory", "same answers"):
+        table.add_column(column, justify="right" if column else "left")
+    for arm, row in result["arms"].items():
+        same = result["ratios"].get(arm, {}).get("same")
+        table.add_row(
+            arm,
+            f"{row['rows']:,}",
+            _seconds(row["row_seconds"]),
+            f"{row['tokens_per_second']:,.0f}" if row["tokens_per_second"] else "",
+            amount(row["peak_bytes"]),
+            "" if same is None else f"{same:.1%}",
+        )
+    return table
+
+
 def _seconds(seconds: float) -> str:
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
@@ -113,30 +137,38 @@ def main(line: CommandLine, debug: bool = False) -> int:
 
 
 def _bench(line: CommandLine) -> int:
-    refuse_saved_adapter(line, "it measures a new training")
+    answers = line.has("eval")
+    refuse_saved_adapter(line, "it measures a new training", but=("adapter_path",) if answers else ())
     find_own_modules(line)
     cli = BenchCLI(line)
-    if not cli.adapters:
-        raise UserError("Nothing to measure: there is no adapter. Pass --adapter LoRA.")
     config = cli.config
-    if config.against not in (None, "peft"):
-        raise UserError(f"--against {config.against}: there is only peft, with the Trainer of transformers.")
+    if not cli.adapters and not answers:
+        raise UserError("Nothing to measure: there is no adapter. Pass --adapter LoRA.")
+    if cli.adapters and line.get("adapter_path"):
+        raise UserError("--adapter_path says which adapter it holds; leave out --adapter (or pass --adapter null).")
     if config.json and not Path(config.json).absolute().parent.is_dir():
         raise UserError(f"--json {config.json}: there is no such folder; make it first.")
     if config.json and Path(config.json).is_dir():
         raise UserError(f"--json {config.json}: this is a folder; name a file in it.")
-    arms = ["floor", "adapters-pl", *([config.against] if config.against else [])]
+    kind = _kind(cli, answers)
+    arms, unit = _arms(kind, config.against), "row" if answers else "real token"
     lines = _scaled(line, config.scaling)
     for title, scaled in lines:  # the last value may be wrong, and each takes minutes
-        refuse(_job(BenchCLI(scaled) if title else cli, 1), arms)
+        job = _job(BenchCLI(scaled) if title else cli, 1)
+        (answering if answers else fitting).refuse(job, arms)
     results: list[tuple[str, dict[str, Any]]] = []
     for title, scaled in lines:
-        results.append((title, measure(partial(_build, scaled), arms, config.rounds, config.steps)))
-        print_table(bench_table(*results[-1]))
+        build = partial(_build, scaled)
+        if answers:
+            results.append((title, measure_answers(build, kind, arms, config.rounds)))
+            print_table(answers_table(*results[-1]))
+        else:
+            results.append((title, measure(build, arms, config.rounds, config.steps)))
+            print_table(training_table(*results[-1]))
         for arm, ratio in results[-1][1]["ratios"].items():
             middle, low, high = ratio["seconds"]
             print(
-                f"adapters-pl over {arm}: {middle:.2f} of the time for a real token ({low:.2f} to {high:.2f} in "
+                f"adapters-pl over {arm}: {middle:.2f} of the time for a {unit} ({low:.2f} to {high:.2f} in "
                 f"{config.rounds} rounds), {ratio['memory']:.2f} of the memory"
             )
         if config.json:
@@ -146,3 +178,26 @@ def _bench(line: CommandLine) -> int:
     if config.json:
         print(f"written: {config.json}")
     return DONE
+
+
+def _kind(cli: BenchCLI, answers: bool) -> str:
+    if not answers:
+        return "training"
+    return "writing" if cli.config_init.data.asking.protocol.generates else "scoring"
+
+
+def _arms(kind: str, against: str | None) -> list[str]:
+    """What takes turns.
+
+    Raises:
+        UserError: there is nothing of that name to measure against.
+    """
+    always, more = {
+        "training": (["floor", "adapters-pl"], {"peft": "with the Trainer of transformers"}),
+        "writing": (["generate", "adapters-pl"], {"reference": "the paper's way: row by row, four beams, no cache"}),
+        "scoring": (["lm-eval", "adapters-pl"], {}),
+    }[kind]
+    if against is not None and against not in more:
+        known = "; ".join(f"there is only {name}, {what}" for name, what in more.items()) or "there is nothing more"
+        raise UserError(f"--against {against}: {known}.")
+    return [*always, *([against] if against else [])]

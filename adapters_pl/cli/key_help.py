@@ -48,7 +48,8 @@ OWN: dict[str, Key] = {
     "ckpt_path": Key("the checkpoint to start from: a file, a run's folder, last or best", "text"),
     "trust_checkpoint": Key("take over all that a checkpoint records, what can run code too (see SECURITY.md)", "flag"),
     "overwrite": Key("put this test in the place of an earlier one of the same set, whatever that was", "flag"),
-    "against": Key("measure peft with the Trainer of transformers too", "peft"),
+    "eval": Key("measure answers instead, beside transformers' generate or lm-evaluation-harness", "flag"),
+    "against": Key("measure peft's training too; of answers the reference way (four beams, no cache)", "name"),
     "rounds": Key("turns of each arm", "int", 5),
     "steps": Key("optimizer steps in a turn", "int", 5),
     "scaling": Key("measure once for each value of a key: data.batch_size=2,4,8", "text"),
@@ -121,6 +122,7 @@ KEYS: dict[str, tuple[str, ...]] = {
         *_MODEL,
         *_ADAPTER,
         *("data", "data.root", "data.path", "data.batch_size", "data.cutoff"),
+        *("eval", "adapter_path", "data.limit_test", "data.eval_batch_size", "data.protocol"),
         *("trainer.accelerator", "against", "rounds", "steps", "scaling", "json"),
     ),
 }

@@ -164,10 +164,16 @@ class ConfiguredCLI(LightningCLI):
         return chosen if isinstance(chosen, list) else [chosen] if chosen else []
 
 
-def refuse_saved_adapter(line: CommandLine, instead: str) -> None:
-    """Raise ``UserError`` where a command that begins anew is given a saved adapter; ``instead`` says what it does."""
+def refuse_saved_adapter(line: CommandLine, instead: str, but: Sequence[str] = ()) -> None:
+    """Raise ``UserError`` where a command that begins anew is given a saved adapter.
+
+    Args:
+        line: the command.
+        instead: what it does.
+        but: keys that it takes all the same.
+    """
     for key in ("ckpt_path", "adapter_path", TRUST):
-        if line.has(key):
+        if line.has(key) and key not in but:
             raise UserError(f"{line.command} takes no --{key}: {instead}; name its adapter with --adapter.")
 
 

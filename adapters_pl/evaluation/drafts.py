@@ -18,7 +18,7 @@ class Drafts:
         most: the longest draft.
     """
 
-    def __init__(self, known: int = 3, most: int = 4) -> None:
+    def __init__(self, known: int = 3, most: int = 2) -> None:
         self.known, self.most = known, most
         #: Where tokens stood last, and what followed: a text, and a place in it.
         self._seen: dict[tuple[int, ...], tuple[list[int], int]] = {}

@@ -157,12 +157,17 @@ class Reading:
             self._held, _ = self.read([first[:shared]])
             self._head = shared
 
-    def read(self, rows: Sequence[list[int]]) -> tuple[Held, Tensor]:
-        """Rows that begin with the head, padded on the left behind it; and the logits after their last ids, (B, V)."""
+    def read(self, rows: Sequence[list[int]], keep: int = 1) -> tuple[Held, Tensor]:
+        """Rows that begin with the head, padded on the left behind it; and the logits after their last ids.
+
+        Args:
+            rows: the head's ids are among theirs.
+            keep: after how many of their last ids; what comes of those that lie in a row's padding means nothing.
+        """
         nothing = torch.zeros(len(rows), 0, dtype=torch.long, device=self.device)
         held = self._held.select([0] * len(rows)) if self._held is not None else Held(self.layers, nothing)
         ids, mask = left_pad([row[self._head :] for row in rows], self.pad_id)
-        return held, held.read(self.call, ids.to(self.device), mask.to(self.device))[:, -1]
+        return held, held.read(self.call, ids.to(self.device), mask.to(self.device), keep)
 
 
 def arguments(forward: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,31 +64,51 @@ def log_likelihoods_held(reading: Reading, pairs: Sequence[Pair], size: int) -> 
         pairs: their contexts are read at the same time.
         size: how many continuations are read at the same time.
     """
-    rows = {context: row for row, context in enumerate(dict.fromkeys(tuple(pair.context) for pair in pairs))}
-    held, first = reading.read(list(map(list, rows)))
-    row_of = [rows[tuple(pair.context)] for pair in pairs]
-    logs = torch.log_softmax(first.float(), dim=-1)
-    sums = logs[row_of, [pair.continuation[0] for pair in pairs]].double()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for number, pair in enumerate(pairs):
+        groups.setdefault(tuple(pair.context), []).append(number)
+    shared = [_shared([pairs[number].continuation for number in numbers]) for numbers in groups.values()]
+    texts = [[*context, *lead] for context, lead in zip(groups, shared, strict=True)]
+    held, logits = reading.read(texts, keep=max(map(len, shared)) + 1)
+    logs = torch.log_softmax(logits.float(), dim=-1)
+    sums = torch.zeros(len(pairs), dtype=torch.float64, device=logs.device)
     # A last token is never read, only predicted.
     branches: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-    for number, (row, pair) in enumerate(zip(row_of, pairs, strict=True)):
-        if len(pair.continuation) > 1:
-            branches.setdefault((row, tuple(pair.continuation[:-1])), []).append(number)
+    for row, (numbers, lead) in enumerate(zip(groups.values(), shared, strict=True)):
+        first = logs.shape[1] - len(lead) - 1
+        for number in numbers:
+            continuation = pairs[number].continuation
+            sums[number] = _sum(logs[row, first:], continuation[: len(lead) + 1])
+            if rest := tuple(continuation[len(lead) : -1]):
+                branches.setdefault((row, rest), []).append(number)
     longest_first = sorted(branches, key=lambda branch: -len(branch[1]))
     for start in range(0, len(branches), size):
         part = longest_first[start : start + size]
-        ids = torch.full((len(part), len(part[0][1])), reading.pad_id, device=reading.device)
+        ids = torch.full((len(part), len(part[0][1])), reading.pad_id)
         mask = torch.zeros_like(ids)
         for place, (_, tokens) in enumerate(part):
             ids[place, : len(tokens)] = torch.tensor(tokens)
             mask[place, : len(tokens)] = 1
-        logits = held.select([row for row, _ in part]).read(reading.call, ids, mask, keep=0)
-        logs = torch.log_softmax(logits.float(), dim=-1)
+        some = held.select([row for row, _ in part])
+        logs = torch.log_softmax(
+            some.read(reading.call, ids.to(reading.device), mask.to(reading.device), 0).float(), -1
+        )
         for place, branch in enumerate(part):
             for number in branches[branch]:
-                wanted = torch.tensor(pairs[number].continuation[1:], device=logs.device)
-                sums[number] += logs[place].gather(1, wanted[:, None]).double().sum()
+                sums[number] += _sum(logs[place], pairs[number].continuation[-len(branch[1]) :])
     return sums.tolist()
+
+
+def _shared(continuations: Sequence[list[int]]) -> list[int]:
+    """What all of ``continuations`` begin with, without the last token of any."""
+    first, last = min(continuations), max(continuations)
+    length = min(map(len, continuations)) - 1
+    return first[: next((i for i in range(length) if first[i] != last[i]), length)]
+
+
+def _sum(logs: Tensor, tokens: Sequence[int]) -> Tensor:
+    """The sum of the logarithms of ``tokens``, one after the other, in ``logs`` (T, V)."""
+    return logs.gather(1, torch.tensor(tokens, device=logs.device)[:, None]).double().sum()
 
 
 @torch.no_grad()

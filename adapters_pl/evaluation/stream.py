@@ -14,9 +14,11 @@ from adapters_pl.evaluation.held import Held, Reading
 Choose = Callable[[Sequence[int], Tensor], Tensor]
 
 
+#: Rows enter where one in so many places is free: a few at a time would cost nearly as much to read as many.
 PART = 4
-#: The most tokens that are read at once where guesses are among them: as long as a step takes hardly longer than for one
-#: token a row, since most of its time goes into fetching weights.
+
+#: The most tokens in a step where guesses are among them: up to about so many, most of its time goes into fetching
+#: weights, and guesses cost little.
 AT_ONCE = 32
 
 
@@ -68,7 +70,6 @@ def stream(
     rows: list[_Row] = []
     held: Held | None = None
     while waiting or rows:
-        # A few rows at a time would cost nearly as much to read as many.
         entering: list[_Row] = []
         if waiting and len(rows) <= size - max(1, size // PART):
             places, waiting = waiting[: size - len(rows)], waiting[size - len(rows) :]
@@ -104,6 +105,7 @@ def _enter(reading: Reading, prompts: Sequence[list[int]]) -> tuple[Held, Tensor
     """Rows that begin, and the scores of their next tokens; equal ones are read once."""
     numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(map(tuple, prompts)))}
     held, scores = reading.read(list(map(list, numbers)))
+    scores = scores[:, -1]
     if len(numbers) == len(prompts):
         return held, scores
     rows = [numbers[tuple(prompt)] for prompt in prompts]

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError
-from adapters_pl.training import benchmark, benchmark_arms
-from adapters_pl.training.benchmark_arms import ARMS, Finished, Job, Pace, StepTime
+from adapters_pl.training.benchmark import fitting, measure
+from adapters_pl.training.benchmark.fitting import ARMS
+from adapters_pl.training.benchmark.pace import Finished, Job, Pace, StepTime
 
 
 class Turns:
@@ -67,7 +68,7 @@ def test_the_floor_computes_the_loss_of_the_base_and_changes_nothing(job):
     model = floor.module.model
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
     again = job()
-    batch, second = (next(batches) for batches in [benchmark_arms._batches(again)] for _ in range(2))
+    batch, second = (next(batches) for batches in [fitting._batches(again)] for _ in range(2))
     with torch.no_grad():
         again.module.build_base().train()
         losses = [again.module.label_losses(again.module.hidden_states(b), b["labels"]).sum() for b in (batch, second)]
@@ -103,8 +104,10 @@ def test_a_quantised_base_is_refused(job):
 def test_ratios_are_of_the_time_for_a_real_token_round_by_round():
     ours = [[StepTime(2.0, 10, 20, 1.0)], [StepTime(3.0, 10, 20, 1.0)], [StepTime(9.0, 30, 40, 4.0)]]
     theirs = [[StepTime(2.0, 20, 20, 1.0)], [StepTime(2.0, 20, 20, 1.0)], [StepTime(2.0, 20, 20, 1.0)]]
-    assert benchmark._ratio(ours, theirs) == pytest.approx([3.0, 2.0, 3.0])
-    summary = benchmark._summary(ours)
+    assert measure._ratios({"adapters-pl": ours, "peft": theirs}, {"adapters-pl": 6, "peft": 4}, lambda step: step.tokens) == {
+        "peft": {"seconds": pytest.approx([3.0, 2.0, 3.0]), "memory": 1.5}
+    }
+    summary = measure._summary(ours)
     assert summary["step_seconds"] == 3.0
     assert summary["tokens_per_second"] == pytest.approx(10 / 3)
     assert summary["padding"] == pytest.approx(1 - 50 / 80)
@@ -117,7 +120,7 @@ def broken(steps):
 
 def test_what_goes_wrong_in_an_arm_is_said_and_ends_all_of_them():
     with pytest.raises(UserError, match="floor failed: ValueError: no such thing"):
-        benchmark.measure(broken, ["floor"], 1, 1)
+        measure.measure(broken, ["floor"], 1, 1)
 
 
 def interrupted(steps):
@@ -127,9 +130,9 @@ def interrupted(steps):
 
 def test_an_interrupt_of_the_group_is_the_measuring_process_own_affair():
     with pytest.raises(UserError, match="still here"):
-        benchmark.measure(interrupted, ["floor"], 1, 1)
+        measure.measure(interrupted, ["floor"], 1, 1)
 
 
 def test_a_result_is_plain_data():
     steps = {"floor": [[StepTime(1.0, 2, 3, 0.5, {"forward": 0.5})]]}
-    assert json.loads(json.dumps(benchmark._summary(steps["floor"])))["parts"] == {"forward": 0.5}
+    assert json.loads(json.dumps(measure._summary(steps["floor"])))["parts"] == {"forward": 0.5}

@@ -1,152 +1,25 @@
-"""The arms of a benchmark: what each of them trains, step by step, at the pace of the process that measures."""
+"""The arms of a benchmark of training: what each of them trains, step by step."""
 
 from __future__ import annotations
 
-import re
-import resource
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from adapters_pl.adapters import Adapter
 from adapters_pl.compat.peft import import_peft
-from adapters_pl.data import ReasoningDataModule
 from adapters_pl.data.module import Processes
 from adapters_pl.data.questions import Reader
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.models.base import context_length
 from adapters_pl.training.adapter_files import save_adapter
-from adapters_pl.training.module import CausalLMModule
+from adapters_pl.training.benchmark.pace import Job, Pace
 
 _MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-
-
-@dataclass
-class Job:
-    """What an arm trains.
-
-    Attributes:
-        module: with its base not loaded yet.
-        data: the rows.
-        adapters: what is trained; not attached yet.
-        trainer: the configuration's section ``trainer``.
-        steps: optimizer steps in all, for the schedule of the learning rate.
-        seed: of initial values and dropout.
-    """
-
-    module: CausalLMModule
-    data: ReasoningDataModule
-    adapters: list[Adapter]
-    trainer: Mapping[str, Any]
-    steps: int
-    seed: int
-
-    @property
-    def accumulate(self) -> int:
-        """Batches in one optimizer step."""
-        return self.trainer.get("accumulate_grad_batches") or 1
-
-    @property
-    def device(self) -> torch.device:
-        """The one device that is measured."""
-        accelerator = self.trainer.get("accelerator") or "auto"
-        return torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-@dataclass
-class StepTime:
-    """One optimizer step.
-
-    Attributes:
-        seconds: from the end of the step before to its own end.
-        tokens: real ones, without padding.
-        computed: with padding.
-        loss: mean over the labelled tokens of the step.
-        parts: seconds of ``data``, ``forward``, ``backward`` and ``optimizer``, where they can be told apart.
-    """
-
-    seconds: float
-    tokens: int
-    computed: int
-    loss: float
-    parts: dict[str, float] = field(default_factory=dict)
-
-
-class Finished(Exception):
-    """The measuring process wants no more steps."""
-
-
-class Pace:
-    """Lets a loop take as many steps as are asked for, waits in between, and keeps the times."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._left = 0
-        self._steps: list[StepTime] = []
-        self._begin = 0.0
-        self._losses: list[Tensor] = []
-        self._masks: list[Tensor] = []
-        self._parts: dict[str, float] = {}
-        self._last = 0.0
-
-    def batch(self, mask: Tensor, loss: Tensor) -> None:
-        """Note a batch (B, T) of the step, and its share of the step's loss."""
-        self._masks.append(mask)
-        self._losses.append(loss.detach())
-
-    def part(self, name: str) -> None:
-        """Count the time since the last call as ``name``."""
-        now = perf_counter()
-        self._parts[name] = self._parts.get(name, 0.0) + now - self._last
-        self._last = now
-
-    def end_step(self) -> None:
-        """Note the time of a step, and wait if it was the last one that was asked for."""
-        _synchronise()
-        seconds = perf_counter() - self._begin
-        tokens, computed = sum(int(mask.sum()) for mask in self._masks), sum(mask.numel() for mask in self._masks)
-        loss = float(sum(float(loss) for loss in self._losses))
-        self._steps.append(StepTime(seconds, tokens, computed, loss, self._parts))
-        self._left -= 1
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait until steps are asked for, unless some are left; raises :class:`Finished` if no more will be."""
-        if self._left == 0:
-            self._connection.send((self._steps, _peak_memory()))
-            wanted = self._connection.recv()
-            if wanted is None:
-                raise Finished
-            self._left, self._steps = wanted, []
-        self._losses, self._masks, self._parts = [], [], {}
-        self._begin = self._last = perf_counter()
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def _peak_memory() -> int:
-    """The most bytes that the process has had, on the GPU if there is one; and begin to look again."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return peak
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024
 
 
 class _Timed(Callback):
