@@ -46,7 +46,9 @@ class Dropout(nn.Dropout):
         return _ZeroedProduct.apply(x, weight, draw_positions(x.numel(), self.p).to(x.device), 1 / (1 - self.p))
 
     def _by_positions(self, x: Tensor) -> bool:
-        return self.training and 0 < self.p <= self.SPARSE and x.device.type in ("cpu", "meta")
+        # The number of positions is not known beforehand, and a compiled graph would end there.
+        compiling = torch.compiler.is_compiling()
+        return self.training and 0 < self.p <= self.SPARSE and x.device.type in ("cpu", "meta") and not compiling
 
 
 class SharedInput:

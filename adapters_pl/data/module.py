@@ -395,6 +395,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
             collate_fn=collate or self._collate(),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            pin_memory=self.processes.on_gpu,
             worker_init_fn=leave_signals_to_the_parent,
             # Else making an iterator draws from the numbers that dropout draws from.
             generator=torch.Generator(),

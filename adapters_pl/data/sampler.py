@@ -30,12 +30,14 @@ class Processes:
         count: how many there are.
         accumulate: batches of each in an optimizer step.
         limit: of batches in an epoch, as Lightning's ``limit_train_batches``.
+        on_gpu: batches go to a GPU, from memory that it may read by itself.
     """
 
     rank: int = 0
     count: int = 1
     accumulate: int = 1
     limit: int | float = 1.0
+    on_gpu: bool = False
 
 
 class StepIndices(list[int]):

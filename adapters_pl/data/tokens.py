@@ -241,7 +241,8 @@ class Collate:
     """Make rows into a batch.
 
     ``input_ids``, ``attention_mask`` and ``labels`` are (B, T) padded on the right, ``prompt_ids`` and
-    ``prompt_mask`` are (B, P) padded on the left, as generation needs them; ``row_ids`` is (B,).
+    ``prompt_mask`` are (B, P) padded on the left, as generation needs them; ``row_ids`` is (B,), and ``tokens`` says
+    how many there are without padding.
 
     Packed, the rows lie end to end in as few sequences of at most ``pack_to`` tokens as they fit into, or in a single
     one as long as all of them: the first three are (S, T) with S <= B. So are ``position_ids``, which begin at 0 with
@@ -311,6 +312,7 @@ class Collate:
             "prompt_ids": prompt_ids,
             "prompt_mask": prompt_mask,
             "row_ids": torch.tensor([row.row for row in rows]),
+            "tokens": sum(lengths),
             "loss_tokens": items[0].get("loss_tokens", int((labels != IGNORE).sum())),
         }
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import torch
@@ -31,6 +33,7 @@ from adapters_pl.models.base import (
     load_tokenizer,
     meta_model,
 )
+from adapters_pl.models.discovery import architecture_of
 from adapters_pl.training.adapter_files import SavedAdapters
 from adapters_pl.training.checkpoint import FORMAT, AtomicCheckpointIO, refuse_other_checkpoint
 from adapters_pl.training.strategies import StrategyTraits, traits_of
@@ -87,6 +90,23 @@ def compute_activations_again(model: PreTrainedModel, again: bool = True) -> Non
     switch(*settings)
 
 
+def compile_layers(model: PreTrainedModel) -> None:
+    """Let ``torch.compile`` make one graph of every decoder layer, with the adapters in it.
+
+    Layer by layer, since all of them are alike: the first is compiled, and the others take its code.
+
+    Raises:
+        UserError: there is no compiler for the device.
+    """
+    kind = model.device.type
+    found = find_spec("triton") if kind == "cuda" else which(os.environ.get("CXX", "g++")) or which("clang++")
+    if not found:
+        needed = "the package triton" if kind == "cuda" else "a C++ compiler (g++, clang++, or the one that CXX names)"
+        raise UserError(f"model.compile needs {needed}, and there is none here: install it, or leave the key out.")
+    for layer in model.get_submodule(architecture_of(model).layers).children():
+        layer.compile(dynamic=True)
+
+
 class AdaptedBase(LightningModule):
     """A frozen base that adapters inject themselves into.
 
@@ -100,10 +120,13 @@ class AdaptedBase(LightningModule):
         recorded_config: the configuration of the command that trains, if there is one; it travels in checkpoints.
     """
 
-    def __init__(self, source: BaseSource, activation_checkpointing: bool = False) -> None:
+    def __init__(
+        self, source: BaseSource, activation_checkpointing: bool = False, compiles_layers: bool = False
+    ) -> None:
         super().__init__()
         self.source = source
         self.activation_checkpointing = activation_checkpointing
+        self.compiles_layers = compiles_layers
         self.adapters: dict[str, Adapter] = {}
         self.initial: SavedAdapters | None = None
         self.recorded_config: dict[str, Any] | None = None
@@ -188,6 +211,8 @@ class AdaptedBase(LightningModule):
             if not self.model.supports_gradient_checkpointing:
                 raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
             compute_activations_again(self.model)
+        if stage == "fit" and self.compiles_layers:
+            compile_layers(self.model)
 
     def configure_model(self) -> None:
         """Shard the base and the adapters in it, where the strategy does that; Lightning calls this after ``setup``."""

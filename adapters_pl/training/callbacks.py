@@ -274,7 +274,7 @@ class Progress(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Count the batch's tokens; padding is none."""
-        self._tokens += int(batch["attention_mask"].sum())
+        self._tokens += batch["tokens"]
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def get_metrics(

@@ -51,6 +51,8 @@ class CausalLMModule(AdaptedBase):
         quantization: hold the base in ``8bit`` or ``4bit`` (nf4, double quantisation); needs the extra ``quant``.
         activation_checkpointing: keep only what enters each decoder layer and compute the rest again in the backward
             pass: less memory for about a third more time.
+        compile: make one graph of every decoder layer by ``torch.compile`` in training. It takes half a minute or more
+            to begin. On CPUs it pays without dropout alone; ``bench`` says how much.
         trust_remote_code: run code that comes with the model.
         random_init: random weights instead of the base's: a control.
         lr: peak learning rate of AdamW (LLM-Adapters' is 3e-4).
@@ -72,6 +74,7 @@ class CausalLMModule(AdaptedBase):
         attn_implementation: str | None = None,
         quantization: Quantization | None = None,
         activation_checkpointing: bool = False,
+        compile: bool = False,
         trust_remote_code: bool = False,
         random_init: bool = False,
         lr: NotNegative = 3e-4,
@@ -94,7 +97,7 @@ class CausalLMModule(AdaptedBase):
             random_init,
             add_tokens or [],
         )
-        super().__init__(source, activation_checkpointing)
+        super().__init__(source, activation_checkpointing, compile)
         self.lr = lr
         self.weight_decay = weight_decay
         self.warmup_steps = warmup_steps
@@ -197,6 +200,11 @@ class CausalLMModule(AdaptedBase):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss on the validation rows, and the accuracy of generated answers when that is asked for."""
+        # A graph of its own for each length of a cache would cost more than it saves.
+        with torch.compiler.set_stance("force_eager") if self.compiles_layers else nullcontext():
+            self._validate(batch)
+
+    def _validate(self, batch: dict[str, Any]) -> None:
         losses = as_forward(self.model, lambda: self.label_losses(self.hidden_states(batch), batch["labels"]))
         # Weighted by labels, so that the epoch's mean is the mean over all labelled tokens.
         self.log("val_loss", losses.mean(), prog_bar=True, batch_size=losses.numel(), sync_dist=True)
@@ -333,6 +341,7 @@ class CausalLMModule(AdaptedBase):
                 trainer.world_size,
                 trainer.accumulate_grad_batches,
                 trainer.limit_train_batches,
+                on_gpu=trainer.strategy.root_device.type == "cuda",
             ),
             vocabulary=None if table is None else table.weight.shape[0],
             one_sequence=table is not None and self.takes_one_packed_sequence,

@@ -4,10 +4,13 @@ import json
 from itertools import chain
 
 import pytest
+import torch
 
+from adapters_pl import LoRA, save_adapter
 from adapters_pl.cli import bench
 from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.main import main
+from tests.conftest import tiny_model
 
 
 def words(base, rows_file, *more):
@@ -40,9 +43,52 @@ def test_a_scaling_lays_each_value_over_the_command_line():
     assert [one.typed("data.batch_size") for _, one in scaled] == ["4", "8"]
 
 
+def test_answers_are_the_same_whoever_writes_them(make_base, rows_file, tmp_path, capfd):
+    base, out = make_base(), tmp_path / "bench.json"
+    more = ["--data.test_path", str(rows_file), "--data.limit_test", "10", "--data.max_new_tokens", "6"]
+    more += ["--data.eval_batch_size", "3", "--rounds", "2", "--against", "reference", "--json", str(out), "--eval"]
+    assert main(words(base, rows_file, *more)) == 0
+    result = json.loads(out.read_text())["results"][0]
+    assert list(result["arms"]) == ["generate", "adapters-pl", "reference"]
+    assert [result["arms"][arm]["rows"] for arm in result["arms"]] == [10, 10, 2]
+    assert result["ratios"]["generate"]["same"] == 1.0
+    assert result["ratios"]["reference"]["same"] is None
+    first, second = result["steps"]["adapters-pl"]
+    assert first["answers"] == second["answers"]
+    assert all(first["answers"])
+    assert first["tokens"] == result["steps"]["generate"][0]["tokens"] > 0
+    assert "adapters-pl over generate:" in capfd.readouterr().out
+
+
+def test_a_saved_adapter_answers(make_base, rows_file, tmp_path):
+    """And not a new one, which would change nothing."""
+    model = tiny_model("llama")
+    adapter = LoRA(rank=4)
+    adapter.attach_to(model)
+    for parameter in adapter.adapter_parameters(model).values():
+        parameter.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    save_adapter(model, adapter, tmp_path / "adapter")
+    answers = []
+    for saved in ([], ["--adapter_path", str(tmp_path / "adapter")]):
+        out = tmp_path / f"{len(answers)}.json"
+        data = ["--data", "InstructionJSON", "--data.test_path", str(rows_file), "--data.limit_test", "6"]
+        more = ["--data.max_new_tokens", "6", "--rounds", "1", "--json", str(out), "--trainer.accelerator", "cpu"]
+        assert main(["bench", "--eval", "--model.base", str(make_base()), *saved, *data, *more]) == 0
+        result = json.loads(out.read_text())["results"][0]
+        assert result["ratios"]["generate"]["same"] == 1.0
+        answers.append(result["steps"]["adapters-pl"][0]["answers"])
+    assert answers[0] != answers[1]
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        (["--eval", "--against", "peft"], "--against peft: there is only reference, the paper's way"),
+        (["--eval", "--data.protocol", "loglikelihood", "--against", "peft"], "--against peft: there is nothing more"),
+        (["--eval", "--data.temperature", "0.5", "--data.samples", "2"], "bench --eval compares greedy answers"),
+        (["--eval", "--adapter_path", "nowhere"], "--adapter_path says which adapter it holds"),
+        (["--eval", "--ckpt_path", "last"], "bench takes no --ckpt_path"),
+        (["--adapter_path", "nowhere"], "bench takes no --adapter_path"),
         (["--against", "unsloth"], "--against unsloth: there is only peft"),
         (["--scaling", "data.batch_size"], "give a key and its values"),
         (["--scaling", "data.batch_size=2,0"], "data.batch_size is 0"),
@@ -57,7 +103,8 @@ def test_a_scaling_lays_each_value_over_the_command_line():
     ],
 )
 def test_what_cannot_be_measured_is_said_before_anything_starts(make_base, rows_file, capsys, monkeypatch, more, said):
-    monkeypatch.setattr(bench, "measure", lambda *_: pytest.fail("nothing should be measured"))
+    for name in ("measure", "measure_answers"):
+        monkeypatch.setattr(bench, name, lambda *_: pytest.fail("nothing should be measured"))
     base = words(make_base(), rows_file)
     if more[0] == "--adapter":
         base = [word for word in base if word not in ("--adapter", "LoRA", "--adapter.rank", "4")]

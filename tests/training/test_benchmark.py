@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 
-from adapters_pl import CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError
-from adapters_pl.training.benchmark import fitting, measure
+from adapters_pl import BoolQ, CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError
+from adapters_pl.training.benchmark import answering, fitting, measure
 from adapters_pl.training.benchmark.fitting import ARMS
 from adapters_pl.training.benchmark.pace import Finished, Job, Pace, StepTime
 
@@ -104,9 +104,10 @@ def test_a_quantised_base_is_refused(job):
 def test_ratios_are_of_the_time_for_a_real_token_round_by_round():
     ours = [[StepTime(2.0, 10, 20, 1.0)], [StepTime(3.0, 10, 20, 1.0)], [StepTime(9.0, 30, 40, 4.0)]]
     theirs = [[StepTime(2.0, 20, 20, 1.0)], [StepTime(2.0, 20, 20, 1.0)], [StepTime(2.0, 20, 20, 1.0)]]
-    assert measure._ratios({"adapters-pl": ours, "peft": theirs}, {"adapters-pl": 6, "peft": 4}, lambda step: step.tokens) == {
-        "peft": {"seconds": pytest.approx([3.0, 2.0, 3.0]), "memory": 1.5}
-    }
+    ratios = measure._ratios(
+        {"adapters-pl": ours, "peft": theirs}, {"adapters-pl": 6, "peft": 4}, lambda step: step.tokens
+    )
+    assert ratios == {"peft": {"seconds": pytest.approx([3.0, 2.0, 3.0]), "memory": 1.5}}
     summary = measure._summary(ours)
     assert summary["step_seconds"] == 3.0
     assert summary["tokens_per_second"] == pytest.approx(10 / 3)
@@ -136,3 +137,21 @@ def test_an_interrupt_of_the_group_is_the_measuring_process_own_affair():
 def test_a_result_is_plain_data():
     steps = {"floor": [[StepTime(1.0, 2, 3, 0.5, {"forward": 0.5})]]}
     assert json.loads(json.dumps(measure._summary(steps["floor"])))["parts"] == {"forward": 0.5}
+
+
+def test_options_are_judged_as_the_harness_judges_them(make_base, tmp_path):
+    file = tmp_path / "rows.json"
+    rows = [{"instruction": f"is {n} even?", "output": f"the correct answer is {n % 2 == 0}".lower()} for n in range(9)]
+    file.write_text(json.dumps([{**row, "answer": row["output"].split()[-1]} for row in rows]))
+    said = {}
+    for arm in answering.SCORING:
+        data = BoolQ(files={BoolQ.spec.test: str(file)}, protocol="loglikelihood", eval_batch_size=4)
+        job = Job(CausalLMModule(str(make_base())), data, [LoRA(rank=2)], {"accelerator": "cpu"}, 1, 0)
+        connection = Turns(1)
+        with pytest.raises(Finished):
+            answering.SCORING[arm](job, Pace(connection))
+        (step,) = connection.steps
+        assert (step.rows, step.tokens) == (9, 0)
+        said[arm] = step.answers
+    assert said["lm-eval"] == said["adapters-pl"]
+    assert set(said["lm-eval"]) <= {"true", "false"}

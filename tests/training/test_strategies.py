@@ -21,14 +21,27 @@ from adapters_pl.training.strategies import (
 @pytest.mark.parametrize("strategy", [None, "ddp", SingleDeviceStrategy(torch.device("cpu")), DDPStrategy()])
 def test_a_strategy_that_declares_nothing_keeps_all_of_the_base_and_divides_the_rows(strategy):
     traits = traits_of(strategy)
-    assert not any((traits.divides_base, traits.every_rank_answers_all, traits.receives_values))
+    assert not any((traits.divides_base, traits.receives_values))
+    assert traits.any_at_work is None
     assert traits.build_base(lambda: "loaded", lambda: "skeleton") == "loaded"
 
 
-def test_a_divided_base_answers_with_all_its_processes_and_is_read_by_the_first_alone(monkeypatch):
+def test_the_processes_of_a_divided_base_tell_each_other_whether_one_is_at_work(monkeypatch):
+    strategy, others = strategy_named("fsdp"), []
+
+    def decided(self, own, all=True):
+        assert not all
+        return any([own, *others])
+
+    monkeypatch.setattr(FullyShardedStrategy, "reduce_boolean_decision", decided)
+    for others[:] in ([False], [True]):
+        assert strategy.any_at_work(True)
+        assert strategy.any_at_work(False) == others[0]
+
+
+def test_a_divided_base_is_read_by_the_first_process_alone(monkeypatch):
     strategy = strategy_named("fsdp")
     assert strategy.divides_base
-    assert strategy.every_rank_answers_all
     for first in (True, False):
         monkeypatch.setattr(FullyShardedStrategy, "is_global_zero", first)
         assert strategy.receives_values != first
@@ -46,13 +59,14 @@ def two_processes(monkeypatch):
     monkeypatch.setattr(torch.distributed, "all_gather_object", gather)
 
 
-def test_answers_are_gathered_where_rows_were_divided(two_processes):
-    assert gathered_answers(DDPStrategy(), "ours") == ["ours", "theirs"]
-    assert gathered_answers(FullyShardedStrategy(), "ours") == ["ours"]
+@pytest.mark.parametrize("strategy", [DDPStrategy(), FullyShardedStrategy()])
+def test_answers_are_gathered_since_rows_were_divided(two_processes, strategy):
+    assert gathered_answers(strategy, "ours") == ["ours", "theirs"]
 
 
-def test_one_process_has_all_answers():
-    assert gathered_answers(DDPStrategy(), "ours") == ["ours"]
+@pytest.mark.parametrize("strategy", [DDPStrategy(), FullyShardedStrategy()])
+def test_one_process_has_all_answers(strategy):
+    assert gathered_answers(strategy, "ours") == ["ours"]
 
 
 def test_a_quantised_base_is_not_divided(make_base):
