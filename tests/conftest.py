@@ -116,6 +116,7 @@ LONGEST = [
     *("cli/test_training.py", "models/test_quantisation.py", "cli/test_fuzz.py", "cli/test_noise.py"),
     *("inputs/test_secrets.py", "cli/test_security.py", "distributed/test_resume.py", "cli/test_doctor.py"),
     *("test_documented_commands.py", "training/planning/test_tracing.py", "runs/test_configs.py", "cli/test_bench.py"),
+    *("distributed/test_answering.py", "evaluation/test_engine.py", "training/test_compile.py"),
 ]
 
 

@@ -61,7 +61,7 @@ def _is_plain(parameter: nn.Parameter) -> bool:
 
 @contextmanager
 def _exchanged(weights: list[tuple[nn.Parameter, Tensor]], layers: list[AdapterLayer]) -> Iterator[None]:
-    own = [parameter.data for parameter, _ in weights]
+    own, enabled = [parameter.data for parameter, _ in weights], [layer.enabled for layer in layers]
     try:
         for parameter, changed in weights:
             parameter.data = changed
@@ -71,5 +71,5 @@ def _exchanged(weights: list[tuple[nn.Parameter, Tensor]], layers: list[AdapterL
     finally:
         for (parameter, _), values in zip(weights, own, strict=True):
             parameter.data = values
-        for layer in layers:
-            layer.enabled = True
+        for layer, before in zip(layers, enabled, strict=True):
+            layer.enabled = before

@@ -137,7 +137,7 @@ class TransformersEngine:
             ends = end_tokens(self.model, self.tokenizer)
 
             def choose(places: Sequence[int], scores: Tensor) -> Tensor:
-                return (scores if sampling is None else sampling(None, scores, places)).argmax(dim=-1)
+                return (scores if sampling is None else sampling.disturbed(scores, places)).argmax(dim=-1)
 
             # Below float32 the number of tokens that are read at once shows in the rounding, and so in the texts.
             drafts = Drafts() if self.model.dtype == torch.float32 else None

@@ -49,16 +49,13 @@ class SeededSampling(LogitsProcessor):
         """The same for some of the rows alone, from the beginning."""
         return SeededSampling([self.seeds[row] for row in rows], self.temperature)
 
-    def __call__(self, input_ids: Tensor | None, scores: Tensor, rows: Sequence[int] | None = None) -> Tensor:
-        """``scores`` (B, V) with noise; each row draws V numbers from its own generator at every step.
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """``scores`` (B, V) of all rows with noise; each row draws V numbers from its own generator at every step."""
+        return self.disturbed(scores, range(len(self.generators)))
 
-        Args:
-            input_ids: what transformers gives; not looked at.
-            scores: the logits of the next token.
-            rows: which rows these are; all of them if not given.
-        """
-        generators = self.generators if rows is None else [self.generators[row] for row in rows]
-        drawn = [torch.rand(scores.shape[1], generator=generator) for generator in generators]
+    def disturbed(self, scores: Tensor, rows: Sequence[int]) -> Tensor:
+        """The same for some of the rows, whose ``scores`` (B, V) these are."""
+        drawn = [torch.rand(scores.shape[1], generator=self.generators[row]) for row in rows]
         uniform = torch.stack(drawn).to(scores.device).clamp_min(torch.finfo(torch.float32).tiny)
         return scores.float() / self.temperature - torch.log(-torch.log(uniform))
 
@@ -110,6 +107,7 @@ def generate(
             attention_mask=attention_mask,
             generation_config=config,
             logits_processor=processors,
+            synced_gpus=False,  # else it would wait for processes that have other rows
         )
     return [as_generation(tokenizer, new, ends) for new in sequences[:, input_ids.shape[1] :].tolist()]
 

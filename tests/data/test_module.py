@@ -606,6 +606,18 @@ def test_the_longest_prompts_are_tested_first(boolq):
     assert [batch["row_ids"].tolist() for batch in loader] == [[1], [2], [0]]
 
 
+@pytest.mark.parametrize(("rank", "count"), [(0, 1), (0, 2), (1, 2)])
+def test_the_rows_of_a_process_are_those_of_its_batches_in_their_order(boolq, put, connection, rank, count):
+    put("dataset/AddSub/test.json", [row(1 + i % 4, answer="3") for i in range(6)])
+    connection.processes = {"rank": rank, "count": count}
+    data = boolq(test=[row(1 + i % 3) for i in range(8)], test_sets=["boolq", "AddSub"], eval_batch_size=3)
+    data.setup("test")
+    for name, loader in zip(data.eval_sets, data.test_dataloader(), strict=True):
+        rows = [number for batch in loader for number in batch["row_ids"].tolist()]
+        assert data.rows_here(name) == rows
+        assert len({*rows}) == {"boolq": 8, "AddSub": 6}[name] // count
+
+
 def test_no_validation_rows_are_no_loader_and_an_error_only_when_asked_for(boolq, connection):
     data = boolq(train=[row()] * 5, val_size=0)
     data.setup("fit")

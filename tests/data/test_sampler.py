@@ -317,8 +317,26 @@ def test_sorted_rows_come_exactly_once_over_all_processes(lengths, batch_size, w
     samplers = [LengthSortedSampler(lengths, batch_size, rank, world_size) for rank in range(world_size)]
     assert sorted(row for sampler in samplers for batch in sampler for row in batch) == list(range(len(lengths)))
     assert all(len(list(sampler)) == len(sampler) for sampler in samplers)
-    assert all(0 < len(batch) <= batch_size for sampler in samplers for batch in sampler)
     assert all(len(sampler) for sampler in samplers)
+
+
+@PROPERTY
+@given(count=st.integers(1, 40), batch_size=SIZES, world_size=SIZES)
+def test_every_process_has_as_many_batches_and_no_more_than_it_takes(count, batch_size, world_size):
+    """What processes do together they do batch by batch, and each has to be there."""
+    assume(count >= world_size)
+    samplers = [LengthSortedSampler([1] * count, batch_size, rank, world_size) for rank in range(world_size)]
+    (batches,) = {len(sampler) for sampler in samplers}
+    sizes = [len(batch) for sampler in samplers for batch in sampler]
+    assert min(sizes) > 0
+    assert max(sizes) - min(sizes) <= 1
+    needed = -(-count // (batch_size * world_size))
+    if needed * world_size <= count:
+        assert max(sizes) <= batch_size
+        assert batches == needed
+    else:  # a batch more in every process would leave one of them empty
+        assert max(sizes) == batch_size + 1
+        assert batches == needed - 1
 
 
 @PROPERTY
@@ -332,8 +350,10 @@ def test_each_process_meets_its_longest_rows_first(lengths, batch_size, world_si
 
 def test_sorted_batches_go_round_the_processes_and_ties_keep_the_files_order():
     lengths = [3, 9, 5, 9, 1]
-    assert list(LengthSortedSampler(lengths, 2, 0, 2)) == [[1, 3], [4]]
-    assert list(LengthSortedSampler(lengths, 2, 1, 2)) == [[2, 0]]
+    assert list(LengthSortedSampler(lengths, 2, 0, 2)) == [[1], [2]]
+    assert list(LengthSortedSampler(lengths, 2, 1, 2)) == [[3], [0, 4]]
+    assert list(LengthSortedSampler(lengths, 2)) == [[1], [3, 2], [0, 4]]
+    assert list(LengthSortedSampler(lengths, 1, 1, 2)) == [[3], [0, 4]]
 
 
 def test_fewer_rows_than_processes_are_refused():

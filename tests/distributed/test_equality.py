@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,25 +15,9 @@ from adapters_pl.compat.dcp import load
 from adapters_pl.data.sampler import StepSampler
 from adapters_pl.training.checkpoint import read_checkpoint
 from tests.helpers import warm
-from tests.helpers.processes import ENVIRONMENT, free_port
+from tests.helpers.processes import ENVIRONMENT, launch
 
-ROOT = Path(__file__).resolve().parents[2]
 METHODS = ["lora", "lora-dora", "lora-pissa", "series", "parallel", "ia3", "prefix", "prompt", "ptuning", "peft-loha"]
-
-
-def launch(processes, **settings):
-    """Run ``equality.py`` on so many processes, launched as torchrun does."""
-    common = {**ENVIRONMENT, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "MASTER_ADDR": "127.0.0.1"}
-    common |= {"MASTER_PORT": str(free_port()), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
-    started = []
-    for rank in range(processes):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "equality"}
-        words = [sys.executable, ROOT / "tests/distributed/equality.py", json.dumps({**settings, "devices": processes})]
-        environment = {**common, **(own if processes > 1 else {})}
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(warm.Process(words, env=environment, cwd=ROOT, **pipes))
-    outputs = [process.communicate(timeout=400)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * processes, outputs[0][-3000:]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +40,15 @@ def rows(tmp_path_factory):
 def one(tmp_path_factory, make_base, rows):
     """What one process makes of every method."""
     folder = tmp_path_factory.mktemp("one")
-    launch(1, folder=str(folder), base=str(make_base()), rows=str(rows), strategy="one", methods=METHODS)
+    launch(
+        "distributed/equality.py",
+        1,
+        folder=str(folder),
+        base=str(make_base()),
+        rows=str(rows),
+        strategy="one",
+        methods=METHODS,
+    )
     return folder
 
 
@@ -80,7 +70,15 @@ def test_the_processes_of_a_step_hold_label_counts_that_differ_threefold(make_ba
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_two_processes_end_where_one_ends(tmp_path, make_base, rows, one, strategy):
-    launch(2, folder=str(tmp_path), base=str(make_base()), rows=str(rows), strategy=strategy, methods=METHODS)
+    launch(
+        "distributed/equality.py",
+        2,
+        folder=str(tmp_path),
+        base=str(make_base()),
+        rows=str(rows),
+        strategy=strategy,
+        methods=METHODS,
+    )
     for method in METHODS:
         first = torch.load(one / method / "first.pt", weights_only=True)
         alone = torch.load(one / method / "last.ckpt", weights_only=True)
@@ -116,7 +114,7 @@ def _states(checkpoint):
 def test_a_sharded_checkpoint_loads_on_one_process(tmp_path, make_base, rows, one):
     methods = ["lora", "prefix"]
     settings = {"base": str(make_base()), "rows": str(rows), "strategy": "fsdp-sharded", "checkpointing": True}
-    launch(2, folder=str(tmp_path), methods=methods, **settings)
+    launch("distributed/equality.py", 2, folder=str(tmp_path), methods=methods, **settings)
     ids = torch.arange(3, 40)[None]
     for method in methods:
         sharded = tmp_path / method / "last.ckpt"

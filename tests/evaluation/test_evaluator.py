@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from adapters_pl import ARCChallenge, CausalLMModule, InstructionJSON, LoRA
 from adapters_pl.answers import PROTOCOLS, SetSpec
 from adapters_pl.data.example import Example
-from adapters_pl.data.questions import Reader, draw_shots, prompt_hash
+from adapters_pl.data.questions import Asking, Reader, ask, draw_shots, prompt_hash
 from adapters_pl.evaluation.engine import Decoding, TransformersEngine
-from adapters_pl.evaluation.evaluator import Evaluator, judge_samples, judge_scored
-from adapters_pl.evaluation.generation import Generation
+from adapters_pl.evaluation.evaluator import Answers, Evaluator, judge_samples, judge_scored
+from adapters_pl.evaluation.generation import Generation, seed_of
 from adapters_pl.evaluation.scoring import Choices, Pair, Scored
 from adapters_pl.inputs.errors import UserError
 from tests.conftest import DATA, shared, tiny_tokenizer
@@ -258,3 +259,176 @@ def test_a_row_takes_kind_and_options_from_its_set(make_base):
     assert set(record["scores"]) == {"true", "false"}
     with pytest.raises(UserError, match="has 602 tokens, the model's context is 512"):
         list(Evaluator(engine, template="plain").answer("boolq", [Example("long", "boolq", "x" * 600)]))
+
+
+# ---- one test, batch by batch
+
+
+class Fake:
+    """An engine that answers rows in an order of its own, each with the number of its prompt and who was asked."""
+
+    context = None
+
+    def __init__(self, tokenizer, order):
+        self.tokenizer, self.order = tokenizer, order
+        self.who = ["nobody"]
+        #: Who was asked, and for which prompts.
+        self.asked = []
+        self.settled = 0
+
+    @contextmanager
+    def within(self, who):
+        self.who.append(who)
+        yield
+        self.who.pop()
+
+    def generate(self, prompts, decoding, seeds=None):
+        numbers = [int(self.tokenizer.decode(prompt[1:]).split()[2]) for prompt in prompts]
+        self.asked.append((self.who[-1], numbers))
+        for place in self.order(self.who[-1], len(prompts)):
+            sample = "" if seeds is None else f" {seeds[place]}"
+            yield place, Generation(f"{self.who[-1]}{sample}: {numbers[place]}", 10 + numbers[place], "stop")
+
+    def settle(self):
+        self.settled += 1
+
+
+BATCHES = [[4, 1], [0, 5], [2, 3]]
+COMING = [row for batch in BATCHES for row in batch]
+ORDERS = {
+    "in-order": lambda who, count: range(count),
+    "backwards": lambda who, count: reversed(range(count)),
+    "apart": lambda who, count: range(count) if who == "base" else reversed(range(count)),
+    "apart-too": lambda who, count: range(count) if who == "adapted" else reversed(range(count)),
+    "inside-out": lambda who, count: sorted(range(count), key=lambda place: (place % 3, -place)),
+}
+
+
+def asked(tokenizer, count=6, **how):
+    examples = {row: example(row) for row in range(count)}
+    return ask("sums", examples, Asking(STRICT, template="plain", **how), Reader(tokenizer))
+
+
+def answers_of(engine, beside=True, known=None, **how):
+    evaluator = Evaluator(engine, asking=Asking(STRICT, template="plain", **how))
+    base = (lambda: engine.within("base")) if beside else None
+    return Answers(evaluator, lambda: engine.within("adapted"), base, known)
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["adapted", "beside-the-base"])
+@pytest.mark.parametrize("known", [[], [5], [1, 2, 4], COMING], ids=["new", "one-known", "some-known", "all-known"])
+@pytest.mark.parametrize("order", ORDERS)
+def test_every_row_is_answered_and_kept_once_in_whatever_order_rows_end(tokenizer, order, known, beside):
+    engine, questions = Fake(tokenizer, ORDERS[order]), asked(tokenizer)
+    records = {row: {"row": row, "output": "known", "tokens": 1000} for row in known}
+    answers = answers_of(engine, beside, {"sums": records, "others": {0: {}}})
+    newest = []
+    for batch in BATCHES:
+        settled = engine.settled
+        found = answers.add(questions, batch, COMING)
+        assert [record["row"] for record in found] == batch
+        assert engine.settled > settled
+        assert engine.who == ["nobody"]
+        newest += answers.newest
+        # What a crash would leave holds all that was answered so far.
+        assert {*batch, *known} <= {record["row"] for record in newest} | {*known}
+    new = [row for row in COMING if row not in known]
+    assert sorted(record["row"] for record in newest) == sorted(new)
+    assert engine.asked == ([("adapted", new), *([("base", new)] if beside else [])] if new else [])
+    assert [record["row"] for record in answers.records["sums"]] == COMING
+    for record in answers.records["sums"]:
+        row = record["row"]
+        if row in known:
+            assert record is records[row]
+            continue
+        assert record["output"] == f"adapted: {row}"
+        assert record["id"] == f"r{row}"
+        assert ("base_prediction" in record) == ("base_correct" in record) == beside
+    assert answers.effort["sums"][1] == sum(10 + row for row in new)
+    assert list(answers.effort) == ["sums"]
+
+
+def test_the_bases_answers_stand_beside_the_same_rows(tokenizer):
+    engine, questions = Fake(tokenizer, ORDERS["apart"]), asked(tokenizer)
+    engine.within = lambda who, own=engine.within: own({"adapted": "The answer is 3, no", "base": "sum"}[who])
+    answers = answers_of(engine)
+    for batch in BATCHES:
+        answers.add(questions, batch, COMING)
+    for record in answers.records["sums"]:
+        assert record["output"] == f"The answer is 3, no: {record['row']}"
+        assert record["base_prediction"] == f"sum: {record['row']}"
+        assert record["prediction"] != record["base_prediction"]
+        assert not record["base_correct"]
+
+
+def test_rows_that_end_before_they_are_asked_for_are_kept_with_the_batch_before(tokenizer):
+    engine, questions = Fake(tokenizer, ORDERS["backwards"]), asked(tokenizer)
+    answers = answers_of(engine, beside=False)
+    answers.add(questions, BATCHES[0], COMING)
+    assert sorted(record["row"] for record in answers.newest) == sorted(COMING)
+    answers.add(questions, BATCHES[1], COMING)
+    assert answers.newest == []
+    assert [record["row"] for record in answers.records["sums"]] == COMING[:4]
+
+
+def test_a_row_is_kept_when_the_base_has_answered_it_too(tokenizer):
+    """The adapted model has answered all rows with the first batch, the base alone those that were asked for."""
+    answers, questions = answers_of(Fake(tokenizer, ORDERS["apart"])), asked(tokenizer)
+    for batch in BATCHES:
+        answers.add(questions, batch, COMING)
+        assert sorted(record["row"] for record in answers.newest) == sorted(batch)
+
+
+def test_batches_of_which_nothing_is_said_beforehand_are_asked_one_by_one(tokenizer):
+    engine, questions = Fake(tokenizer, ORDERS["backwards"]), asked(tokenizer)
+    answers = answers_of(engine)
+    for batch in BATCHES:
+        assert [record["row"] for record in answers.add(questions, batch)] == batch
+        assert sorted(record["row"] for record in answers.newest) == sorted(batch)
+    assert engine.asked == [(who, batch) for batch in BATCHES for who in ("adapted", "base")]
+    assert answers.effort["sums"][1] == sum(10 + row for row in COMING)
+
+
+def test_sets_in_turn_are_streams_of_their_own(tokenizer):
+    engine, one, other = Fake(tokenizer, ORDERS["backwards"]), asked(tokenizer), asked(tokenizer, 2)
+    other.name = "others"
+    answers = answers_of(engine, beside=False)
+    for batch in BATCHES:
+        answers.add(one, batch, COMING)
+    answers.add(other, [1, 0], [1, 0])
+    assert sorted(record["row"] for record in answers.newest) == [0, 1]
+    assert {name: [record["row"] for record in records] for name, records in answers.records.items()} == {
+        "sums": COMING,
+        "others": [1, 0],
+    }
+    assert {name: tokens for name, (_, tokens) in answers.effort.items()} == {"sums": 75, "others": 21}
+
+
+@pytest.mark.parametrize("who", ["adapted", "base"])
+def test_a_row_that_an_engine_never_answers_is_an_error(tokenizer, who):
+    def order(asked, count):
+        return range(count - 1) if asked == who else range(count)
+
+    answers, questions = answers_of(Fake(tokenizer, order)), asked(tokenizer)
+    answers.add(questions, BATCHES[0], COMING)
+    answers.add(questions, BATCHES[1], COMING)
+    with pytest.raises(RuntimeError, match=r"The engine has not answered the rows \[3\]"):
+        answers.add(questions, BATCHES[2], COMING)
+
+
+def test_samples_of_a_row_that_end_in_any_order_are_judged_together(tokenizer):
+    how = {"samples": 3, "temperature": 0.5, "seed": 7}
+    found = []
+    for order in ("in-order", "backwards", "inside-out"):
+        answers = answers_of(Fake(tokenizer, ORDERS[order]), **how)
+        questions = asked(tokenizer, **how)
+        for batch in BATCHES:
+            answers.add(questions, batch, COMING)
+        found.append(answers.records["sums"])
+        assert answers.effort["sums"][1] == 3 * sum(10 + row for row in COMING)
+    assert found[0] == found[1] == found[2]
+    texts = [text for record in found[0] for text in record["samples"]]
+    assert len(set(texts)) == 3 * 6
+    for record in found[0]:
+        seeds = [seed_of(7, f"sums/r{record['row']}", sample) for sample in range(3)]
+        assert record["samples"] == [f"adapted {seed}: {record['row']}" for seed in seeds]

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from adapters_pl.data.tokens import left_pad
-from adapters_pl.evaluation.generation import SeededSampling, generate, seed_of
+from adapters_pl.evaluation.generation import Generation, SeededSampling, as_generation, end_tokens, generate, seed_of
 from tests.conftest import TINY, tiny_model, tiny_tokenizer
 
 
@@ -23,12 +23,12 @@ def prompts(count=12):
     ]
 
 
-def answers(model, tokenizer, rows, size, seeds=None, **decoding):
+def answers(model, tokenizer, rows, size, seeds=None, temperature=1.0, **decoding):
     found = []
     for i in range(0, len(rows), size):
         ids, mask = left_pad(rows[i : i + size], tokenizer.pad_token_id)
-        own = {"seeds": seeds[i : i + size]} if seeds else {}
-        found += generate(model, tokenizer, ids, mask, max_new_tokens=10, **own, **decoding)
+        sampling = SeededSampling(seeds[i : i + size], temperature) if seeds else None
+        found += generate(model, tokenizer, ids, mask, max_new_tokens=10, sampling=sampling, **decoding)
     return found
 
 
@@ -150,8 +150,27 @@ def test_samples_are_drawn_from_the_softmax():
     assert torch.allclose(shares, torch.softmax(logits[0] / 0.7, -1), atol=0.011)
 
 
-def test_sampling_needs_a_seed_a_row_and_one_beam(tokenizer):
+def test_some_rows_alone_draw_what_they_draw_among_all():
+    logits = torch.randn(5, 50, generator=torch.Generator().manual_seed(0))
+    seeds = [seed_of(0, str(i)) for i in range(5)]
+    noisy = SeededSampling(seeds, 0.7)(None, logits)
+    drawn = SeededSampling(seeds, 0.7)
+    drawn(None, logits)
+    assert torch.equal(drawn.of([3, 1])(None, logits[[3, 1]]), noisy[[3, 1]])
+
+
+# ---- ends
+
+
+def test_an_answer_is_cut_before_its_first_end_token(tokenizer):
+    ids = tokenizer("the answer is", add_special_tokens=False)["input_ids"]
+    assert as_generation(tokenizer, [*ids, 9, 5, 2], [2, 9]) == Generation("the answer is", len(ids), "stop")
+    assert as_generation(tokenizer, ids, [2, 9]) == Generation("the answer is", len(ids), "length")
+    assert as_generation(tokenizer, [9, *ids], [2, 9]) == Generation("", 0, "stop")
+
+
+@pytest.mark.parametrize(("named", "expected"), [(None, [2]), (7, [2, 7]), ([9, 7, 2], [2, 7, 9])])
+def test_the_models_end_tokens_stand_beside_the_tokenizers(tokenizer, named, expected):
     model = tiny_model("llama")
-    for decoding in ({}, {"seeds": [1]}, {"seeds": [1, 2], "beams": 2}):
-        with pytest.raises(ValueError, match="Sampling takes"):
-            answers(model, tokenizer, prompts(2), 2, temperature=1.0, **decoding)
+    model.generation_config.eos_token_id = named
+    assert end_tokens(model, tokenizer) == expected

@@ -84,17 +84,27 @@ class Interrupt(Callback):
             raise RuntimeError("the power went")
 
 
-class Count(CausalLMModule):
-    """Counts the rows it answers."""
+class Batches(Callback):
+    """Keeps the rows of the batches that were answered."""
 
-    answered_rows = 0
+    def __init__(self):
+        self.rows = []
+
+    def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+        self.rows.append(batch["row_ids"].tolist())
+
+
+class Count(CausalLMModule):
+    """Counts the rows it is asked to answer."""
+
+    asked_rows = 0
 
     def engine(self, batch_size=8):
         engine = super().engine(batch_size)
         generate = engine.generate
 
         def counted(prompts, *how):
-            self.answered_rows += len(prompts)
+            self.asked_rows += len(prompts)
             return generate(prompts, *how)
 
         engine.generate = counted
@@ -105,8 +115,8 @@ class Count(CausalLMModule):
 def tested(tmp_path, make_base, rows_file):
     """Test in a run's directory, perhaps with an interruption; the module that was tested."""
 
-    def tested(run, *callbacks, rank=0, value=None, **options):
-        module = Count(str(make_base()))
+    def tested(run, *callbacks, rank=0, value=None, ends=2, **options):
+        module = Count(str(make_base(eos_token_id=ends)))
         if rank:
             module.add_adapter(LoRA(rank=rank))
             for parameter in module.adapter_parameters().values() if value is not None else ():
@@ -136,23 +146,34 @@ def predictions(run):
     return [json.loads(line) for line in (run.path / "predictions/sums.jsonl").read_text().splitlines()]
 
 
+def journalled(run):
+    """The rows whose answers an interrupted test has left."""
+    _, *lines = (run.path / "predictions/sums.partial.jsonl").read_text().splitlines()
+    return [json.loads(line)["row"] for line in lines]
+
+
 @pytest.mark.parametrize("rank", [0, 2])
 def test_an_interrupted_test_resumes_from_what_it_wrote(tmp_path, tested, rank):
     uninterrupted, broken = Run.create(tmp_path / "a", "test"), Run.create(tmp_path / "b", "test")
     tested(uninterrupted, rank=rank)
-    assert tested(broken, Interrupt(after=3), rank=rank).answered_rows == 21 * (1 + bool(rank))
+    batches = Batches()
+    tested(broken, batches, Interrupt(after=3), rank=rank)
     assert not (broken.path / "predictions/sums.jsonl").exists()
     assert not (broken.path / "results.json").exists()
-    assert len((broken.path / "predictions/sums.partial.jsonl").read_text().splitlines()) == 22
-    # Another batch size: the rows that are left are answered, one by one.
-    assert tested(broken, rank=rank, eval_batch_size=5).answered_rows == 19 * (1 + bool(rank))
+    kept = journalled(broken)
+    # Rows end in any order: some of later batches may be among them, and each is there once.
+    assert len(batches.rows) == 3
+    assert {row for batch in batches.rows for row in batch} <= set(kept)
+    assert len(kept) == len(set(kept)) < 40
+    # Another batch size: the rows that are left are answered, and no other.
+    assert tested(broken, rank=rank, eval_batch_size=5).asked_rows == (40 - len(kept)) * (1 + bool(rank))
     assert predictions(broken) == predictions(uninterrupted)
     results = [json.loads((run.path / "results.json").read_text()) for run in (uninterrupted, broken)]
-    assert results[1]["sets"]["sums"]["resumed"] == 21
+    assert results[1]["sets"]["sums"]["resumed"] == len(kept)
     assert results[0]["sets"]["sums"]["accuracy"] == results[1]["sets"]["sums"]["accuracy"]
     assert [path.name for path in (broken.path / "predictions").iterdir()] == ["sums.jsonl"]
     # A test that was completed is not resumed but done again.
-    assert tested(broken, rank=rank).answered_rows == 40 * (1 + bool(rank))
+    assert tested(broken, rank=rank).asked_rows == 40 * (1 + bool(rank))
 
 
 @pytest.mark.parametrize(
@@ -170,13 +191,15 @@ def test_nothing_is_taken_from_another_model_or_other_settings(tmp_path, tested,
     run = Run.create(tmp_path / "runs", "test")
     tested(run, Interrupt(after=2), **before)
     module = tested(run, **after)
-    assert module.answered_rows == 40 * after.get("samples", 1) * (1 + bool(after.get("rank")))
+    assert module.asked_rows == 40 * after.get("samples", 1) * (1 + bool(after.get("rank")))
 
 
 def test_a_test_without_a_checkpoint_is_found_in_its_last_directory(tmp_path, tested):
     first, second = Run.create(tmp_path / "runs", "test"), Run.create(tmp_path / "runs", "test")
     tested(first, Interrupt(after=2))
-    assert tested(second).answered_rows == 40 - 14
+    kept = journalled(first)
+    assert 12 <= len(kept) < 40
+    assert tested(second).asked_rows == 40 - len(kept)
     assert [row["row"] for row in predictions(second)] == list(range(40))
 
 
@@ -196,3 +219,28 @@ def test_results_say_what_a_test_depended_on(tmp_path, tested):
     row = predictions(run)[0]
     assert len(row["samples"]) == len(row["sample_predictions"]) == 3
     assert len(row["prompt_hash"]) == 16
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_rows_of_later_batches_that_end_first_are_journalled_once(tmp_path, tested, rank):
+    uninterrupted, broken, newest, batches = (
+        Run.create(tmp_path / "a", "test"),
+        Run.create(tmp_path / "b", "test"),
+        [],
+        [],
+    )
+
+    class Newest(Callback):
+        def on_test_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0):
+            newest.append({record["row"] for record in pl_module.answers.newest})
+            batches.append(set(batch["row_ids"].tolist()))
+
+    how = {"rank": rank, "ends": list(range(2, 60)), "max_new_tokens": 16}
+    tested(broken, Newest(), Interrupt(after=2), **how)
+    kept = journalled(broken)
+    assert sorted(kept) == sorted(row for rows in newest for row in rows)
+    assert set.union(*batches) < set(kept)
+    assert len(kept) == len(set(kept)) < 40
+    assert tested(broken, **how).asked_rows == (40 - len(kept)) * (1 + bool(rank))
+    tested(uninterrupted, **how)
+    assert predictions(broken) == predictions(uninterrupted)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from tokenizers.processors import TemplateProcessing
 
 from adapters_pl import CausalLMModule, PrefixTuning
 from adapters_pl.data.questions import Choices, Pair, encode_choices, encode_pair
-from adapters_pl.evaluation.scoring import Scored, log_likelihoods, score
+from adapters_pl.evaluation.held import Reading, arguments, layers_to_hold
+from adapters_pl.evaluation.scoring import Scored, divided, log_likelihoods, log_likelihoods_held, score
 from tests.conftest import tiny_tokenizer
 
 OPTIONS = ("true", "false", "answer1", "it is half of the way")
@@ -70,8 +73,25 @@ def test_options_follow_the_lead_with_a_space_or_the_prompts_own_line_break(toke
 # ---- the numbers
 
 
-def test_the_sum_is_that_of_a_plain_forward_over_each_row_alone(module, tokenizer):
-    for found in score(module, rows(tokenizer), 0, "cpu"):
+def plain_judge(module):
+    return partial(log_likelihoods, module, pad_id=0, device="cpu")
+
+
+def held_judge(module, size=20):
+    def call(given):
+        hidden = module.model.get_decoder()(**arguments(type(module.model.get_decoder()).forward, given))
+        return module.logits(hidden.last_hidden_state[:, -given["logits_to_keep"] :])
+
+    reading = Reading(call, layers_to_hold(module.model, 200), 0, torch.device("cpu"))
+    return partial(log_likelihoods_held, reading, size=size)
+
+
+JUDGES = [plain_judge, held_judge]
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_the_sum_is_that_of_a_plain_forward_over_each_row_alone(module, tokenizer, judge):
+    for found in score(rows(tokenizer), judge(module)):
         for pair, total in zip(found.choices.pairs, found.sums, strict=True):
             with torch.no_grad():
                 logits = module.model(torch.tensor([pair.context + pair.continuation])).logits[0]
@@ -80,15 +100,16 @@ def test_the_sum_is_that_of_a_plain_forward_over_each_row_alone(module, tokenize
             assert total == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("judge", JUDGES)
 @pytest.mark.parametrize("name", ["llama", "bloom", "opt", "gptj"])
-def test_scores_do_not_depend_on_the_batch(make_base, name, tokenizer):
+def test_scores_do_not_depend_on_the_batch(make_base, name, tokenizer, judge):
     module = CausalLMModule(str(make_base(name)))
     module.add_adapter(PrefixTuning(3))
     module.setup("test")
     module.eval()
     wanted = rows(tokenizer)
-    alone = [score(module, [row], 0, "cpu")[0].sums for row in wanted]
-    batched = [found.sums for found in score(module, wanted, 0, "cpu")]
+    alone = [score([row], judge(module))[0].sums for row in wanted]
+    batched = [found.sums for found in score(wanted, judge(module))]
     assert torch.tensor(batched).allclose(torch.tensor(alone), atol=1e-4)
     assert torch.tensor(alone).std(0).min() > 0.01
 
@@ -99,8 +120,24 @@ def test_the_best_by_sum_and_by_character():
     assert (scored.best(), scored.best_normalised()) == ("a", "bbbb")
 
 
-def test_one_token_continuations_of_the_longest_row_are_scored(module):
-    [total] = log_likelihoods(module, [Pair([1, 5, 6], [7])], 0, "cpu")
+@pytest.mark.parametrize("size", [1, 2, 20])
+def test_held_continuations_do_not_depend_on_how_many_are_read_at_the_same_time(module, tokenizer, size):
+    wanted = rows(tokenizer)
+    expected = [found.sums for found in score(wanted, plain_judge(module))]
+    found = [found.sums for found in score(wanted, held_judge(module, size))]
+    assert torch.tensor(found).allclose(torch.tensor(expected), atol=1e-4)
+
+
+def test_every_row_has_the_sums_of_its_own_options():
+    asked = [Choices(tuple("abc"[:n]), tuple(Pair([n], [n, k]) for k in range(n)), (1,) * n) for n in (2, 3, 1)]
+    found = score(asked, lambda pairs: [100.0 * pair.context[0] + pair.continuation[1] for pair in pairs])
+    assert [each.choices for each in found] == asked
+    assert [each.sums for each in found] == [(200.0, 201.0), (300.0, 301.0, 302.0), (100.0,)]
+
+
+@pytest.mark.parametrize("judge", JUDGES)
+def test_one_token_continuations_of_the_longest_row_are_scored(module, judge):
+    [total] = judge(module)([Pair([1, 5, 6], [7])])
     with torch.no_grad():
         logs = torch.log_softmax(module.model(torch.tensor([[1, 5, 6]])).logits[0, -1], -1)
     assert total == pytest.approx(logs[7].item(), abs=1e-5)
@@ -129,8 +166,16 @@ def test_options_that_differ_in_their_last_token_are_read_once(module):
     ]
     longer = Choices(("a", "b"), (Pair(context, [8, 9]), Pair(context, [8, 13, 9])), (1, 1))
     counting = Counting(module)
-    found = score(counting, [*choices, longer], 0, "cpu")
+    found = score([*choices, longer], plain_judge(counting))
     assert counting.read == [[*context, 20, 8], [*context, 21, 8], [*context, 22, 8], [*context, 8], [*context, 8, 13]]
     for scored in found:
         for pair, total in zip(scored.choices.pairs, scored.sums, strict=True):
             assert total == pytest.approx(log_likelihoods(module, [pair], 0, "cpu")[0], abs=1e-4)
+
+
+def test_texts_are_divided_by_what_is_read_of_them():
+    """Pairs that differ in their last token alone are one text, wherever they stand."""
+    pairs = [Pair([1], [8, 2]), Pair([1], [9, 2]), Pair([1], [8, 3]), Pair([2], [4]), Pair([2], [5]), Pair([1, 8], [4])]
+    assert divided(pairs, 1) == [[0, 2, 5], [1], [3, 4]]
+    assert divided(pairs, 2) == [[0, 2, 5, 1], [3, 4]]
+    assert divided([], 2) == []
