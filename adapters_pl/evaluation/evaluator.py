@@ -180,6 +180,11 @@ class Answers:
         self.records.setdefault(name, []).extend(records)
         return records
 
+    def end(self) -> None:
+        """Let go of what only answering needs: caches of rows, and a second set of weights."""
+        self._pulled.clear()
+        self.adapted = nullcontext
+
     def _pull(self, name: str, adapted: _Pulled, rows: Sequence[int]) -> None:
         began, before = time.monotonic(), len(adapted.found)
         adapted.until(rows)

@@ -236,6 +236,8 @@ class CausalLMModule(AdaptedBase):
     def on_test_end(self) -> None:
         """What was taken over belongs to this test only."""
         self.known_answers = {}
+        assert self.answers is not None
+        self.answers.end()
 
     def on_predict_start(self) -> None:
         """Forget an earlier prediction."""
@@ -247,6 +249,11 @@ class CausalLMModule(AdaptedBase):
         assert self.answers is not None
         questions = self._questions(dataloader_idx)
         return self.answers.add(questions, batch["row_ids"].tolist(), self._data.rows_here(questions.name))
+
+    def on_predict_end(self) -> None:
+        """Keep the records alone."""
+        assert self.answers is not None
+        self.answers.end()
 
     # ---- who answers
 

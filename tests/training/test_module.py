@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,6 +15,7 @@ from adapters_pl import CausalLMModule, InstructionJSON, LoRA, PrefixTuning, Pro
 from adapters_pl.adapters import adapter_layers
 from adapters_pl.data.tokens import Collate
 from adapters_pl.models.base import fingerprint, same_base
+from adapters_pl.training import module as module_file
 from adapters_pl.training.module import LinearWarmup
 from tests.conftest import TINY, tiny_model
 from tests.helpers.training import fit, trainer
@@ -243,6 +246,29 @@ def test_dropout_is_on_in_training_and_off_in_validation_and_test(tmp_path, make
     data = InstructionJSON(test_path=str(rows_file), max_new_tokens=2)
     trainer(tmp_path).test(module, datamodule=data, verbose=False)
     assert modes == {"train": {True}, "validate": {False}, "generate": {False}}
+
+
+def test_a_test_folds_the_adapter_in_and_lets_go_of_the_second_weights(tmp_path, make_base, rows_file, monkeypatch):
+    module, _run = fit(tmp_path, make_base(), rows_file)
+    weights = {name: (p.data_ptr(), p.clone()) for name, p in module.model.named_parameters()}
+    contexts, own = [], module_file.folded
+
+    def noted(*arguments):
+        found = own(*arguments)
+        contexts.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(module_file, "folded", noted)
+    data = InstructionJSON(test_path=str(rows_file), max_new_tokens=2)
+    trainer(tmp_path).test(module, datamodule=data, verbose=False)
+    trainer(tmp_path).predict(module, datamodule=data)
+    gc.collect()
+    assert [context() for context in contexts] == [None, None]
+    assert all(p.data_ptr() == weights[name][0] for name, p in module.model.named_parameters())
+    assert all(torch.equal(p, weights[name][1]) for name, p in module.model.named_parameters())
+    # Below float32 the change of the weights would be rounded away.
+    trainer(tmp_path, precision="bf16-true").test(module, datamodule=data, verbose=False)
+    assert len(contexts) == 2
 
 
 def test_the_seed_of_everything_draws_the_adapter(make_base, monkeypatch):
