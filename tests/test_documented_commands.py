@@ -92,6 +92,9 @@ def test_every_documented_command_works(place, make_base, capsys, monkeypatch):
     ratio = {"seconds": [1.0, 1.0, 1.0], "memory": 1.0}
     measured = {"arms": {"floor": step}, "ratios": {"floor": ratio}, "steps": {}}
     monkeypatch.setattr(bench, "measure", lambda build, *_: build(1) and measured)
+    answers = {"row_seconds": 1.0, "tokens_per_second": 1.0, "rows": 1, "peak_bytes": 1}
+    answered = {"arms": {"generate": answers}, "ratios": {"generate": {**ratio, "same": 1.0}}, "steps": {}}
+    monkeypatch.setattr(bench, "measure_answers", lambda build, *_: build(1) and answered)
     base = str(make_base())
     # What the commands take to be there: two tested runs by the names that are compared.
     for method in ("lora", "series"):

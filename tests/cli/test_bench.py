@@ -4,7 +4,6 @@ import json
 from itertools import chain
 
 import pytest
-import torch
 
 from adapters_pl import LoRA, save_adapter
 from adapters_pl.cli import bench
@@ -43,6 +42,17 @@ def test_a_scaling_lays_each_value_over_the_command_line():
     assert [one.typed("data.batch_size") for _, one in scaled] == ["4", "8"]
 
 
+def test_a_saved_adapter_reaches_the_job(make_base, rows_file, tmp_path):
+    model, adapter = tiny_model("llama"), LoRA(rank=3)
+    adapter.attach_to(model)
+    save_adapter(model, adapter, tmp_path / "adapter")
+    data = ["--data", "InstructionJSON", "--data.test_path", str(rows_file)]
+    words = ["--eval", "--model.base", str(make_base()), "--adapter_path", str(tmp_path / "adapter"), *data]
+    job = bench._build(CommandLine.read("bench", words), 1)
+    assert [(type(adapter).__name__, adapter.rank) for adapter in job.saved.adapters] == [("LoRA", 3)]
+    assert job.adapters == []
+
+
 def test_answers_are_the_same_whoever_writes_them(make_base, rows_file, tmp_path, capfd):
     base, out = make_base(), tmp_path / "bench.json"
     more = ["--data.test_path", str(rows_file), "--data.limit_test", "10", "--data.max_new_tokens", "6"]
@@ -58,26 +68,6 @@ def test_answers_are_the_same_whoever_writes_them(make_base, rows_file, tmp_path
     assert all(first["answers"])
     assert first["tokens"] == result["steps"]["generate"][0]["tokens"] > 0
     assert "adapters-pl over generate:" in capfd.readouterr().out
-
-
-def test_a_saved_adapter_answers(make_base, rows_file, tmp_path):
-    """And not a new one, which would change nothing."""
-    model = tiny_model("llama")
-    adapter = LoRA(rank=4)
-    adapter.attach_to(model)
-    for parameter in adapter.adapter_parameters(model).values():
-        parameter.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
-    save_adapter(model, adapter, tmp_path / "adapter")
-    answers = []
-    for saved in ([], ["--adapter_path", str(tmp_path / "adapter")]):
-        out = tmp_path / f"{len(answers)}.json"
-        data = ["--data", "InstructionJSON", "--data.test_path", str(rows_file), "--data.limit_test", "6"]
-        more = ["--data.max_new_tokens", "6", "--rounds", "1", "--json", str(out), "--trainer.accelerator", "cpu"]
-        assert main(["bench", "--eval", "--model.base", str(make_base()), *saved, *data, *more]) == 0
-        result = json.loads(out.read_text())["results"][0]
-        assert result["ratios"]["generate"]["same"] == 1.0
-        answers.append(result["steps"]["adapters-pl"][0]["answers"])
-    assert answers[0] != answers[1]
 
 
 @pytest.mark.parametrize(

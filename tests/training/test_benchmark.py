@@ -7,10 +7,12 @@ import signal
 import pytest
 import torch
 
-from adapters_pl import BoolQ, CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError
+from adapters_pl import BoolQ, CausalLMModule, InstructionJSON, LoRA, SeriesAdapter, UserError, save_adapter
+from adapters_pl.training.adapter_files import read_adapter
 from adapters_pl.training.benchmark import answering, fitting, measure
 from adapters_pl.training.benchmark.fitting import ARMS
 from adapters_pl.training.benchmark.pace import Finished, Job, Pace, StepTime
+from tests.conftest import tiny_model
 
 
 class Turns:
@@ -155,3 +157,21 @@ def test_options_are_judged_as_the_harness_judges_them(make_base, tmp_path):
         said[arm] = step.answers
     assert said["lm-eval"] == said["adapters-pl"]
     assert set(said["lm-eval"]) <= {"true", "false"}
+
+
+def test_a_saved_adapter_answers_and_not_a_new_one(make_base, rows_file, tmp_path):
+    model, adapter = tiny_model("llama"), LoRA(rank=4)
+    adapter.attach_to(model)
+    for parameter in adapter.adapter_parameters(model).values():
+        parameter.data.normal_(0, 0.5, generator=torch.Generator().manual_seed(0))
+    save_adapter(model, adapter, tmp_path / "adapter")
+    answers = {}
+    for saved in (None, read_adapter(tmp_path / "adapter", model.config)):
+        for arm in ("adapters-pl", "generate"):
+            data = InstructionJSON(test_path=str(rows_file), limit_test=6, max_new_tokens=6)
+            job = Job(CausalLMModule(str(make_base())), data, [], {"accelerator": "cpu"}, 1, 0, saved)
+            connection = Turns(1)
+            with pytest.raises(Finished):
+                answering.WRITING[arm](job, Pace(connection))
+            answers.setdefault(saved is None, []).append(connection.steps[0].answers)
+    assert answers[True][0] == answers[True][1] != answers[False][0] == answers[False][1]
