@@ -14,6 +14,7 @@ from adapters_pl.adapters.base import Adapter
 from adapters_pl.adapters.layers import AdapterLayer, adapter_layers, site_of
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.models.quantisation import is_quantised
+from adapters_pl.models.slots import bypassed
 
 
 @torch.no_grad()
@@ -52,7 +53,8 @@ def folded(
         return None
     if not all(torch.isfinite(changed).all() for _, changed in weights):
         return None  # as it is, the adapter may still answer
-    return lambda: _exchanged(weights, list(layers.values()))
+    modules = list(dict.fromkeys(bases.values()))
+    return lambda: _exchanged(weights, list(layers.values()), modules)
 
 
 def _is_plain(parameter: nn.Parameter) -> bool:
@@ -60,14 +62,17 @@ def _is_plain(parameter: nn.Parameter) -> bool:
 
 
 @contextmanager
-def _exchanged(weights: list[tuple[nn.Parameter, Tensor]], layers: list[AdapterLayer]) -> Iterator[None]:
+def _exchanged(
+    weights: list[tuple[nn.Parameter, Tensor]], layers: list[AdapterLayer], modules: list[nn.Module]
+) -> Iterator[None]:
     own, enabled = [parameter.data for parameter, _ in weights], [layer.enabled for layer in layers]
     try:
         for parameter, changed in weights:
             parameter.data = changed
         for layer in layers:
             layer.enabled = False
-        yield
+        with bypassed(modules):
+            yield
     finally:
         for (parameter, _), values in zip(weights, own, strict=True):
             parameter.data = values

@@ -7,7 +7,8 @@ load before or after the injection, and a quantised or sharded linear layer need
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -27,6 +28,10 @@ class Slot(nn.ModuleDict):
 
     def __init__(self, owner: nn.Module) -> None:
         super().__init__()
+        self.add_hooks(owner)
+
+    def add_hooks(self, owner: nn.Module) -> None:
+        """Let the layers work where ``owner`` is called."""
         self._hooks = (
             owner.register_forward_pre_hook(_run_enter, with_kwargs=True),
             owner.register_forward_hook(_run_leave, with_kwargs=True),
@@ -58,6 +63,20 @@ def slot_of(module: nn.Module) -> Slot | None:
     """The layers that hang on ``module``."""
     slot = module._modules.get(_ATTRIBUTE)
     return slot if isinstance(slot, Slot) else None
+
+
+@contextmanager
+def bypassed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Within it those of ``modules`` whose layers are all switched off are called as if nothing hung on them."""
+    slots = [(module, slot) for module in modules if (slot := slot_of(module)) is not None]
+    off = [(module, slot) for module, slot in slots if not any(layer.enabled for layer in slot.values())]
+    for _, slot in off:
+        slot.remove_hooks()
+    try:
+        yield
+    finally:
+        for module, slot in off:
+            slot.add_hooks(module)
 
 
 def attach(module: nn.Module, layer: nn.Module, name: str) -> None:

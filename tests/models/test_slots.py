@@ -8,7 +8,7 @@ from torch import nn
 
 from adapters_pl import LoRA, UserError
 from adapters_pl.adapters import adapter_layers
-from adapters_pl.models.slots import Place, attach, base_modules, detach, place_of, slot_of
+from adapters_pl.models.slots import Place, attach, base_modules, bypassed, detach, place_of, slot_of
 from tests.conftest import tiny_model
 
 
@@ -55,6 +55,25 @@ def test_the_last_layer_takes_slot_and_hooks_with_it():
     assert not module._forward_hooks
     assert not module._forward_pre_hooks
     assert module.state_dict().keys() == keys
+
+
+def test_a_module_whose_layers_are_off_is_bypassed_and_one_with_a_layer_that_works_is_not():
+    off, on, bare, x = nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2), torch.randn(3, 2)
+    for module in (off, on):
+        attach(module, Plus(after=1.0), "one")
+        attach(module, Plus(after=2.0), "two")
+        slot_of(module)["one"].enabled = False
+    slot_of(off)["two"].enabled = False
+    expected = off(x), on(x)
+    with bypassed([off, on, bare]):
+        assert not off._forward_hooks
+        assert not off._forward_pre_hooks
+        assert all(map(torch.equal, (off(x), on(x)), expected))
+    slot_of(off)["one"].enabled = True
+    assert torch.equal(off(x), expected[0] + 1)
+    detach(off, "one")
+    detach(off, "two")
+    assert not off._forward_hooks
 
 
 class Base(nn.Module):
