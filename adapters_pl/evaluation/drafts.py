@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+#: By tokens, where they stood: a text, and the place of what followed.
+Seen = dict[tuple[int, ...], tuple[list[int], int]]
+
 
 class Drafts:
     """Guesses how answers go on from those that were written before them, and from their own prompts.
@@ -20,22 +23,17 @@ class Drafts:
 
     def __init__(self, known: int = 3, most: int = 2) -> None:
         self.known, self.most = known, most
-        #: Where tokens stood last, and what followed: a text, and a place in it.
-        self._seen: dict[tuple[int, ...], tuple[list[int], int]] = {}
+        #: What followed tokens where they stood last in an answer.
+        self.seen: Seen = {}
 
     def begin(self, prompt: Sequence[int]) -> Draft:
         """A row that begins after ``prompt``."""
         return Draft(self, prompt)
 
-    def learn(self, text: list[int], begin: int) -> None:
-        """Take note of ``text`` from its place ``begin``."""
+    def learn(self, seen: Seen, text: list[int], begin: int) -> None:
+        """Take note in ``seen`` of ``text`` from its place ``begin``."""
         for place in range(max(begin, self.known), len(text)):
-            self._seen[tuple(text[place - self.known : place])] = text, place
-
-    def after(self, text: list[int], length: int) -> list[int]:
-        """Up to ``length`` tokens that may follow ``text``."""
-        found = self._seen.get(tuple(text[-self.known :]))
-        return found[0][found[1] : found[1] + length] if found else []
+            seen[tuple(text[place - self.known : place])] = text, place
 
 
 class Draft:
@@ -45,17 +43,21 @@ class Draft:
         self._drafts = drafts
         self._text = list(prompt)
         self._length = drafts.most
-        drafts.learn(self._text, 0)
+        # Its own alone: those of all rows of a set would fill the memory.
+        self._prompt: Seen = {}
+        drafts.learn(self._prompt, self._text, 0)
 
     def next(self) -> list[int]:
         """Tokens that may come next; none where nothing like the last tokens stood before."""
-        return self._drafts.after(self._text, self._length)
+        last = tuple(self._text[-self._drafts.known :])
+        text, place = self._drafts.seen.get(last) or self._prompt.get(last) or ([], 0)
+        return text[place : place + self._length]
 
     def add(self, tokens: Sequence[int], drafted: int) -> None:
         """Take note of the tokens that came, of which all but the last had been among ``drafted``."""
         begin = len(self._text)
         self._text += tokens
-        self._drafts.learn(self._text, begin)
+        self._drafts.learn(self._drafts.seen, self._text, begin)
         if drafted:
             right = len(tokens) - 1
             self._length = min(self._drafts.most, 2 * self._length) if right == drafted else max(1, right)

@@ -44,7 +44,8 @@ def test_the_last_place_where_the_tokens_stood_counts():
 
 def test_a_text_that_grows_is_drafted_as_it_is_now():
     drafts = Drafts(known=2, most=4)
-    writer = drafts.begin([1, 2, 3])
+    writer = drafts.begin([1])
+    writer.add([2, 3], 0)
     reader = drafts.begin([1, 2])
     assert reader.next() == [3]
     writer.add([4, 5], 0)
@@ -72,9 +73,17 @@ def test_tokens_at_the_border_of_what_was_there_are_learnt_too():
 )
 def test_how_far_it_pays_to_guess(came, drafted, length):
     drafts = Drafts(known=1, most=8)
-    drafts.begin([200, *range(101, 120)])
+    drafts.begin([]).add([200, *range(101, 120)], 0)
     draft = drafts.begin([50])
     for tokens, count in zip(came, drafted, strict=True):
         draft.add(tokens, count)
     draft.add([200], 0)
     assert draft.next() == list(range(101, 101 + length))
+
+
+def test_the_prompts_of_other_rows_are_no_source():
+    """Those of all rows of a set would fill the memory."""
+    drafts = Drafts(known=2, most=4)
+    drafts.begin([1, 2, 3, 4])
+    assert drafts.begin([1, 2]).next() == []
+    assert not drafts.seen
