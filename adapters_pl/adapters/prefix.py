@@ -14,9 +14,10 @@ from transformers.cache_utils import DynamicLayer
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from adapters_pl.adapters.layers import normal
-from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, parameter_names, reset_network
+from adapters_pl.adapters.virtual_tokens import VirtualTokenAdapter, VirtualTokens, reset_network
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import AtLeast1
+from adapters_pl.models.head import parameter_names
 
 
 class _FixedLayer(DynamicLayer):

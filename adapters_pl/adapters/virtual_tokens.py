@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import torch
@@ -19,6 +17,7 @@ from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import AtLeast1
 from adapters_pl.models.architectures import Architecture
 from adapters_pl.models.base import load_tokenizer
+from adapters_pl.models.head import parameter_names
 from adapters_pl.models.placement import Site
 from adapters_pl.models.slots import attach
 
@@ -72,12 +71,6 @@ def begins(call: dict[str, Any]) -> bool:
     """Whether a decoder's call begins a sequence: its cache holds nothing but other adapters' virtual tokens."""
     past = call.get("past_key_values")
     return past is None or past.get_seq_length() == getattr(past, "virtual_length", 0)
-
-
-@cache
-def parameter_names(forward: Callable[..., Any]) -> list[str]:
-    """The names of a module's ``forward``'s parameters, in their order, without ``self``."""
-    return [name for name in inspect.signature(forward).parameters if name != "self"]
 
 
 class ReturnVirtual(AdapterLayer):

@@ -351,9 +351,18 @@ def _balanced(lengths: Sequence[int], size: int) -> list[list[int]]:
 def left_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """``(input_ids, attention_mask)``, both (B, T), with the padding before each row."""
     width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    return _padded(rows, pad_id, [slice(width - len(row), width) for row in rows])
+
+
+def right_pad(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """``(input_ids, attention_mask)``, both (B, T), with the padding behind each row."""
+    return _padded(rows, pad_id, [slice(0, len(row)) for row in rows])
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int, places: Sequence[slice]) -> tuple[Tensor, Tensor]:
+    ids = torch.full((len(rows), max(len(row) for row in rows)), pad_id, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for i, row in enumerate(rows):
-        ids[i, width - len(row) :] = torch.tensor(row, dtype=torch.long)
-        mask[i, width - len(row) :] = 1
+    for i, (row, place) in enumerate(zip(rows, places, strict=True)):
+        ids[i, place] = torch.tensor(row, dtype=torch.long)
+        mask[i, place] = 1
     return ids, mask

@@ -99,20 +99,22 @@ class _Pulled:
 
     def __init__(self, records: Iterator[Record], within: Callable[[], AbstractContextManager[None]]) -> None:
         self._records, self._within = records, within
-        #: By row: what was asked for, and what ended before it.
+        #: By row: what was asked for, and what ended before it; until it is taken.
         self.found: dict[int, Record] = {}
 
-    def until(self, rows: Sequence[int]) -> None:
-        """Answer until ``rows`` are found."""
+    def until(self, rows: Sequence[int]) -> list[Record]:
+        """Answer until ``rows`` are found; the records that are new."""
         missing = {row for row in rows if row not in self.found}
+        new: list[Record] = []
         if not missing:
-            return
+            return new
         with self._within():
             for record in self._records:
+                new.append(record)
                 self.found[record["row"]] = record
                 missing.discard(record["row"])
                 if not missing:
-                    return
+                    return new
         raise RuntimeError(f"The engine has not answered the rows {sorted(missing)}.")
 
 
@@ -126,6 +128,8 @@ class Answers:
         adapted: within it the model answers with its adapters.
         base_alone: within it the model is the base, whose answers stand beside; ``None`` leaves them out.
         known: records of an interrupted test, by set and row: those rows are not answered again.
+        coming: the rows of a set, by its name, that will be asked for batch by batch; each batch is a stream of its own
+            if not given.
     """
 
     def __init__(
@@ -134,10 +138,11 @@ class Answers:
         adapted: Callable[[], AbstractContextManager[None]] = nullcontext,
         base_alone: Callable[[], AbstractContextManager[None]] | None = None,
         known: Mapping[str, Mapping[int, Record]] | None = None,
+        coming: Callable[[str], Sequence[int]] | None = None,
     ) -> None:
         self.evaluator = evaluator
         self.adapted, self.base_alone = adapted, base_alone
-        self.known = known or {}
+        self.known, self.coming = known or {}, coming
         #: One record a row, in no particular order.
         self.records: dict[str, list[Record]] = {}
         #: The records that were completed for the last batch, some of them of rows of later ones.
@@ -147,19 +152,13 @@ class Answers:
         self._pulled: dict[str, list[_Pulled]] = {}
         self._complete: dict[str, dict[int, Record]] = {}
 
-    def add(self, questions: Questions, rows: Sequence[int], coming: Sequence[int] | None = None) -> list[Record]:
-        """Answer the rows that are not known yet; the records of all of them, in their order.
-
-        Args:
-            questions: the set.
-            rows: which of its rows.
-            coming: all rows of the set that will be asked for in turn, these included; these alone if not given.
-        """
+    def add(self, questions: Questions, rows: Sequence[int]) -> list[Record]:
+        """Answer the rows that are not known yet; the records of all of them, in their order."""
         name = questions.name
         complete = self._complete.setdefault(name, dict(self.known.get(name, {})))
         new = [row for row in rows if row not in complete]
-        if coming is None or name not in self._pulled:
-            asked = [row for row in (rows if coming is None else coming) if row not in complete]
+        if self.coming is None or name not in self._pulled:
+            asked = [row for row in (self.coming(name) if self.coming else rows) if row not in complete]
             contexts = [self.adapted, *([self.base_alone] if self.base_alone else [])]
             self._pulled[name] = [_Pulled(self.evaluator.records(questions, asked), within) for within in contexts]
         adapted, *base = self._pulled[name]
@@ -167,15 +166,13 @@ class Answers:
         for pulled in base:
             pulled.until(new)
             self.evaluator.engine.settle()
-        self.newest = []
-        for row, record in adapted.found.items():
-            if row in complete or any(row not in pulled.found for pulled in base):
-                continue
+        ready = [row for row in adapted.found if all(row in pulled.found for pulled in base)]
+        self.newest = [adapted.found.pop(row) for row in ready]
+        for record in self.newest:
             for pulled in base:
-                record["base_prediction"] = pulled.found[row]["prediction"]
-                record["base_correct"] = pulled.found[row]["correct"]
-            complete[row] = record
-            self.newest.append(record)
+                beside = pulled.found.pop(record["row"])
+                record["base_prediction"], record["base_correct"] = beside["prediction"], beside["correct"]
+            complete[record["row"]] = record
         records = [complete[row] for row in rows]
         self.records.setdefault(name, []).extend(records)
         return records
@@ -186,11 +183,10 @@ class Answers:
         self.adapted = nullcontext
 
     def _pull(self, name: str, adapted: _Pulled, rows: Sequence[int]) -> None:
-        began, before = time.monotonic(), len(adapted.found)
-        adapted.until(rows)
+        began = time.monotonic()
+        written = sum(record["tokens"] for record in adapted.until(rows))
         self.evaluator.engine.settle()
         seconds, tokens = self.effort.get(name, (0.0, 0))
-        written = sum(record["tokens"] for record in list(adapted.found.values())[before:])
         self.effort[name] = (seconds + time.monotonic() - began, tokens + written)
 
 

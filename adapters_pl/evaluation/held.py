@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers import Cache, DynamicCache, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from adapters_pl.data.tokens import left_pad
+from adapters_pl.models.head import parameter_names
 
 #: The logits, (B, T, V), of the last ``logits_to_keep`` tokens, or of all where that is 0, by arguments of ``forward``.
 Call = Callable[[dict[str, Any]], Tensor]
@@ -149,13 +149,11 @@ class Reading:
 
     def share(self, rows: Sequence[list[int]], at_least: int = WORTH_SHARING) -> None:
         """Read what all of ``rows`` begin with, if it is so long; one token of each is left."""
-        first, last = min(rows), max(rows)
-        length = min(len(row) for row in rows) - 1
-        shared = next((i for i in range(length) if first[i] != last[i]), length)
+        head = common_beginning(rows)
         self._head, self._held = 0, None
-        if shared >= at_least and len(rows) > 1:
-            self._held, _ = self.read([first[:shared]])
-            self._head = shared
+        if len(head) >= at_least and len(rows) > 1:
+            self._held, _ = self.read([head])
+            self._head = len(head)
 
     def read(self, rows: Sequence[list[int]], keep: int = 1) -> tuple[Held, Tensor]:
         """Rows that begin with the head, padded on the left behind it; and the logits after their last ids.
@@ -170,9 +168,16 @@ class Reading:
         return held, held.read(self.call, ids.to(self.device), mask.to(self.device), keep)
 
 
+def common_beginning(rows: Sequence[list[int]]) -> list[int]:
+    """What all of ``rows`` begin with, without the last token of any."""
+    first, last = min(rows), max(rows)
+    length = min(map(len, rows)) - 1
+    return first[: next((i for i in range(length) if first[i] != last[i]), length)]
+
+
 def arguments(forward: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of ``given`` that ``forward`` has a name for."""
-    names = inspect.signature(forward).parameters
+    names = parameter_names(forward)
     return {name: value for name, value in given.items() if name in names}
 
 

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from adapters_pl.data.questions import Choices, Pair
-from adapters_pl.evaluation.held import Reading
+from adapters_pl.data.tokens import right_pad
+from adapters_pl.evaluation.held import Reading, common_beginning
 
 
 class Scorer(Protocol):
@@ -67,7 +68,7 @@ def log_likelihoods_held(reading: Reading, pairs: Sequence[Pair], size: int) -> 
     groups: dict[tuple[int, ...], list[int]] = {}
     for number, pair in enumerate(pairs):
         groups.setdefault(tuple(pair.context), []).append(number)
-    shared = [_shared([pairs[number].continuation for number in numbers]) for numbers in groups.values()]
+    shared = [common_beginning([pairs[number].continuation for number in numbers]) for numbers in groups.values()]
     texts = [[*context, *lead] for context, lead in zip(groups, shared, strict=True)]
     held, logits = reading.read(texts, keep=max(map(len, shared)) + 1)
     logs = torch.log_softmax(logits.float(), dim=-1)
@@ -84,26 +85,14 @@ def log_likelihoods_held(reading: Reading, pairs: Sequence[Pair], size: int) -> 
     longest_first = sorted(branches, key=lambda branch: -len(branch[1]))
     for start in range(0, len(branches), size):
         part = longest_first[start : start + size]
-        ids = torch.full((len(part), len(part[0][1])), reading.pad_id)
-        mask = torch.zeros_like(ids)
-        for place, (_, tokens) in enumerate(part):
-            ids[place, : len(tokens)] = torch.tensor(tokens)
-            mask[place, : len(tokens)] = 1
+        ids, mask = right_pad([tokens for _, tokens in part], reading.pad_id)
         some = held.select([row for row, _ in part])
-        logs = torch.log_softmax(
-            some.read(reading.call, ids.to(reading.device), mask.to(reading.device), 0).float(), -1
-        )
+        logits = some.read(reading.call, ids.to(reading.device), mask.to(reading.device), keep=0)
+        logs = torch.log_softmax(logits.float(), dim=-1)
         for place, branch in enumerate(part):
             for number in branches[branch]:
                 sums[number] += _sum(logs[place], pairs[number].continuation[-len(branch[1]) :])
     return sums.tolist()
-
-
-def _shared(continuations: Sequence[list[int]]) -> list[int]:
-    """What all of ``continuations`` begin with, without the last token of any."""
-    first, last = min(continuations), max(continuations)
-    length = min(map(len, continuations)) - 1
-    return first[: next((i for i in range(length) if first[i] != last[i]), length)]
 
 
 def _sum(logs: Tensor, tokens: Sequence[int]) -> Tensor:
@@ -125,11 +114,7 @@ def log_likelihoods(model: Scorer, pairs: Sequence[Pair], pad_id: int, device: t
         row = texts.setdefault(_text(pair), len(texts))
         # The token at ``t`` is predicted from the state at ``t - 1``.
         predicted += [(number, row, len(pair.context) - 1 + i, token) for i, token in enumerate(pair.continuation)]
-    ids = torch.full((len(texts), max(map(len, texts))), pad_id, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for text, row in texts.items():
-        ids[row, : len(text)] = torch.tensor(text)
-        mask[row, : len(text)] = 1
+    ids, mask = right_pad(list(texts), pad_id)
     pair_of, rows, positions, tokens = torch.tensor(predicted, device=device).T
     states, state_of = torch.stack([rows, positions]).unique(dim=1, return_inverse=True)
     hidden = model.hidden_states({"input_ids": ids.to(device), "attention_mask": mask.to(device)})

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from adapters_pl.data.tokens import right_pad
 from adapters_pl.evaluation.drafts import Draft, Drafts
 from adapters_pl.evaluation.held import Held, Reading
 
 #: From the places of rows and the scores of their next tokens, (B, V), to the tokens, (B,).
 Choose = Callable[[Sequence[int], Tensor], Tensor]
-
 
 #: Rows enter where one in so many places is free: a few at a time would cost nearly as much to read as many.
 PART = 4
@@ -70,7 +70,6 @@ def stream(
     rows: list[_Row] = []
     held: Held | None = None
     while waiting or rows:
-        entering: list[_Row] = []
         if waiting and len(rows) <= size - max(1, size // PART):
             places, waiting = waiting[: size - len(rows)], waiting[size - len(rows) :]
             entering = [_Row(place, drafts.begin(prompts[place]) if drafts else None) for place in places]
@@ -114,10 +113,7 @@ def _enter(reading: Reading, prompts: Sequence[list[int]]) -> tuple[Held, Tensor
 
 def _read(reading: Reading, held: Held, texts: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
     """The scores after each of the next tokens of every row, (B, T, V), and the mask of these tokens, (B, T)."""
-    width = max(map(len, texts))
-    ids = torch.tensor([text + [reading.pad_id] * (width - len(text)) for text in texts], device=reading.device)
-    lengths = torch.tensor([len(text) for text in texts], device=reading.device)
-    mask = (torch.arange(width, device=reading.device) < lengths[:, None]).long()
+    ids, mask = (part.to(reading.device) for part in right_pad(texts, reading.pad_id))
     return held.read(reading.call, ids, mask, keep=0), mask
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -31,6 +33,12 @@ def hidden_states(model: PreTrainedModel, batch: dict[str, Any]) -> Tensor:
     else:
         inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
     return model.get_decoder()(**inputs, use_cache=False).last_hidden_state
+
+
+@cache
+def parameter_names(forward: Callable[..., Any]) -> list[str]:
+    """The names of a module's ``forward``'s parameters, in their order, without ``self``."""
+    return [name for name in inspect.signature(forward).parameters if name != "self"]
 
 
 def logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:

@@ -194,9 +194,10 @@ class CausalLMModule(AdaptedBase):
         self._step_loss = torch.zeros_like(self._step_loss)
 
     def on_validation_start(self) -> None:
-        """``validate`` scores as training does, without its checks before it."""
+        """``validate`` scores as training does, without its checks before it; and say who answers."""
         if self.trainer.state.fn == "validate":
             self._check_logits()
+        self._answering = self._evaluator()
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Loss on the validation rows, and the accuracy of generated answers when that is asked for."""
@@ -211,7 +212,7 @@ class CausalLMModule(AdaptedBase):
         questions = self._data.questions(self._data.validation_set)
         if questions and (self.monitor == "val_accuracy" or self.trainer.state.fn == "validate"):
             rows = [row for row in batch["row_ids"].tolist() if row in questions.examples]
-            answers = list(self._evaluator().records(questions, rows))
+            answers = list(self._answering.records(questions, rows))
             self.val_accuracy.update([answer["correct"] for answer in answers])
             self.log("val_accuracy", self.val_accuracy, prog_bar=True, batch_size=max(1, len(answers)))
 
@@ -219,15 +220,14 @@ class CausalLMModule(AdaptedBase):
         """Forget an earlier test, and say who answers this one."""
         self._check_scoring()
         beside = self.base_alone if self.adapters and self.test_base else None
-        self.answers = Answers(self._evaluator(), self.folded(), beside, self.known_answers)
+        self.answers = Answers(self._evaluator(), self.folded(), beside, self.known_answers, self._data.rows_here)
         self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
         """Answer a batch of one set with the adapters, and with the base alone for comparison."""
         assert self.answers is not None
         questions = self._questions(dataloader_idx)
-        coming = self._data.rows_here(questions.name)
-        records = self.answers.add(questions, batch["row_ids"].tolist(), coming)
+        records = self.answers.add(questions, batch["row_ids"].tolist())
         accuracy = self.test_accuracies[dataloader_idx]
         assert isinstance(accuracy, AnswerAccuracy)
         accuracy.update([record["correct"] for record in records])
@@ -242,13 +242,12 @@ class CausalLMModule(AdaptedBase):
     def on_predict_start(self) -> None:
         """Forget an earlier prediction."""
         self._check_scoring()
-        self.answers = Answers(self._evaluator(), self.folded())
+        self.answers = Answers(self._evaluator(), self.folded(), coming=self._data.rows_here)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[Record]:
         """Answer a batch of rows that may have no gold answer."""
         assert self.answers is not None
-        questions = self._questions(dataloader_idx)
-        return self.answers.add(questions, batch["row_ids"].tolist(), self._data.rows_here(questions.name))
+        return self.answers.add(self._questions(dataloader_idx), batch["row_ids"].tolist())
 
     def on_predict_end(self) -> None:
         """Keep the records alone."""
@@ -292,6 +291,12 @@ class CausalLMModule(AdaptedBase):
         return self.answers.records if self.answers else {}
 
     @property
+    def reader(self) -> Reader:
+        """Who reads the rows: the tokenizer, and what virtual tokens leave of the base's context."""
+        text, virtual = context_length(self.config), self.virtual_tokens
+        return Reader(self.tokenizer, None if text is None else text - virtual, virtual)
+
+    @property
     def _data(self) -> ReasoningDataModule:
         return self.trainer.datamodule  # type: ignore[attr-defined]
 
@@ -331,7 +336,7 @@ class CausalLMModule(AdaptedBase):
         Raises:
             UserError: Lightning would divide the rows a second time, or change how many batches make a step.
         """
-        trainer, text = self.trainer, context_length(self.config)
+        trainer = self.trainer
         if trainer.world_size > 1 and replaces_samplers(trainer):
             raise UserError("Pass Trainer(use_distributed_sampler=False): the data module divides the rows itself.")
         if trainer.state.fn == "fit" and any(isinstance(c, GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
@@ -339,10 +344,9 @@ class CausalLMModule(AdaptedBase):
                 "GradientAccumulationScheduler changes how many batches make a step, and the loss is a mean over the "
                 "whole step: set one number with --trainer.accumulate_grad_batches."
             )
-        virtual = self.virtual_tokens
         table: Any = self.model.get_input_embeddings() if "model" in self._modules else None
         data.connect(
-            Reader(self.tokenizer, None if text is None else text - virtual, virtual),
+            self.reader,
             Processes(
                 trainer.global_rank,
                 trainer.world_size,

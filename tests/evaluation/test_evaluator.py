@@ -309,10 +309,10 @@ def asked(tokenizer, count=6, **how):
     return ask("sums", examples, Asking(STRICT, template="plain", **how), Reader(tokenizer))
 
 
-def answers_of(engine, beside=True, known=None, **how):
+def answers_of(engine, beside=True, known=None, coming=lambda name: COMING, **how):
     evaluator = Evaluator(engine, asking=Asking(STRICT, template="plain", **how))
     base = (lambda: engine.within("base")) if beside else None
-    return Answers(evaluator, lambda: engine.within("adapted"), base, known)
+    return Answers(evaluator, lambda: engine.within("adapted"), base, known, coming)
 
 
 @pytest.mark.parametrize("beside", [False, True], ids=["adapted", "beside-the-base"])
@@ -325,7 +325,7 @@ def test_every_row_is_answered_and_kept_once_in_whatever_order_rows_end(tokenize
     newest = []
     for batch in BATCHES:
         settled = engine.settled
-        found = answers.add(questions, batch, COMING)
+        found = answers.add(questions, batch)
         assert [record["row"] for record in found] == batch
         assert engine.settled > settled
         assert engine.who == ["nobody"]
@@ -353,7 +353,7 @@ def test_the_bases_answers_stand_beside_the_same_rows(tokenizer):
     engine.within = lambda who, own=engine.within: own({"adapted": "The answer is 3, no", "base": "sum"}[who])
     answers = answers_of(engine)
     for batch in BATCHES:
-        answers.add(questions, batch, COMING)
+        answers.add(questions, batch)
     for record in answers.records["sums"]:
         assert record["output"] == f"The answer is 3, no: {record['row']}"
         assert record["base_prediction"] == f"sum: {record['row']}"
@@ -364,9 +364,9 @@ def test_the_bases_answers_stand_beside_the_same_rows(tokenizer):
 def test_rows_that_end_before_they_are_asked_for_are_kept_with_the_batch_before(tokenizer):
     engine, questions = Fake(tokenizer, ORDERS["backwards"]), asked(tokenizer)
     answers = answers_of(engine, beside=False)
-    answers.add(questions, BATCHES[0], COMING)
+    answers.add(questions, BATCHES[0])
     assert sorted(record["row"] for record in answers.newest) == sorted(COMING)
-    answers.add(questions, BATCHES[1], COMING)
+    answers.add(questions, BATCHES[1])
     assert answers.newest == []
     assert [record["row"] for record in answers.records["sums"]] == COMING[:4]
 
@@ -375,13 +375,13 @@ def test_a_row_is_kept_when_the_base_has_answered_it_too(tokenizer):
     """The adapted model has answered all rows with the first batch, the base alone those that were asked for."""
     answers, questions = answers_of(Fake(tokenizer, ORDERS["apart"])), asked(tokenizer)
     for batch in BATCHES:
-        answers.add(questions, batch, COMING)
+        answers.add(questions, batch)
         assert sorted(record["row"] for record in answers.newest) == sorted(batch)
 
 
 def test_batches_of_which_nothing_is_said_beforehand_are_asked_one_by_one(tokenizer):
     engine, questions = Fake(tokenizer, ORDERS["backwards"]), asked(tokenizer)
-    answers = answers_of(engine)
+    answers = answers_of(engine, coming=None)
     for batch in BATCHES:
         assert [record["row"] for record in answers.add(questions, batch)] == batch
         assert sorted(record["row"] for record in answers.newest) == sorted(batch)
@@ -392,10 +392,10 @@ def test_batches_of_which_nothing_is_said_beforehand_are_asked_one_by_one(tokeni
 def test_sets_in_turn_are_streams_of_their_own(tokenizer):
     engine, one, other = Fake(tokenizer, ORDERS["backwards"]), asked(tokenizer), asked(tokenizer, 2)
     other.name = "others"
-    answers = answers_of(engine, beside=False)
+    answers = answers_of(engine, beside=False, coming={"sums": COMING, "others": [1, 0]}.__getitem__)
     for batch in BATCHES:
-        answers.add(one, batch, COMING)
-    answers.add(other, [1, 0], [1, 0])
+        answers.add(one, batch)
+    answers.add(other, [1, 0])
     assert sorted(record["row"] for record in answers.newest) == [0, 1]
     assert {name: [record["row"] for record in records] for name, records in answers.records.items()} == {
         "sums": COMING,
@@ -410,10 +410,10 @@ def test_a_row_that_an_engine_never_answers_is_an_error(tokenizer, who):
         return range(count - 1) if asked == who else range(count)
 
     answers, questions = answers_of(Fake(tokenizer, order)), asked(tokenizer)
-    answers.add(questions, BATCHES[0], COMING)
-    answers.add(questions, BATCHES[1], COMING)
+    answers.add(questions, BATCHES[0])
+    answers.add(questions, BATCHES[1])
     with pytest.raises(RuntimeError, match=r"The engine has not answered the rows \[3\]"):
-        answers.add(questions, BATCHES[2], COMING)
+        answers.add(questions, BATCHES[2])
 
 
 def test_samples_of_a_row_that_end_in_any_order_are_judged_together(tokenizer):
@@ -423,7 +423,7 @@ def test_samples_of_a_row_that_end_in_any_order_are_judged_together(tokenizer):
         answers = answers_of(Fake(tokenizer, ORDERS[order]), **how)
         questions = asked(tokenizer, **how)
         for batch in BATCHES:
-            answers.add(questions, batch, COMING)
+            answers.add(questions, batch)
         found.append(answers.records["sums"])
         assert answers.effort["sums"][1] == 3 * sum(10 + row for row in COMING)
     assert found[0] == found[1] == found[2]

@@ -8,13 +8,11 @@ from typing import Any
 
 import torch
 
-from adapters_pl.data.module import Processes
-from adapters_pl.data.questions import Questions, Reader
+from adapters_pl.data.questions import Questions
 from adapters_pl.data.tokens import left_pad
 from adapters_pl.evaluation.evaluator import Answers, Evaluator
 from adapters_pl.evaluation.generation import Generation, as_generation, end_tokens, generate
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.models.base import context_length
 from adapters_pl.training.benchmark.pace import Job, Pace
 
 #: The reference way is so slow that it answers one row of so many.
@@ -120,8 +118,7 @@ def _prepared(job: Job) -> list[Questions]:
     model.to(job.device).eval()
     if job.trainer.get("precision") == "bf16-true":
         model.to(torch.bfloat16)
-    text, virtual = context_length(module.config), module.virtual_tokens
-    data.connect(Reader(module.tokenizer, None if text is None else text - virtual, virtual), Processes())
+    data.connect(module.reader)
     data.setup("test")
     found = [data.questions(name) for name in data.eval_sets]
     return [questions for questions in found if questions is not None]

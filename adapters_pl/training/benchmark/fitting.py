@@ -13,9 +13,7 @@ from torch import Tensor
 
 from adapters_pl.compat.peft import import_peft
 from adapters_pl.data.module import Processes
-from adapters_pl.data.questions import Reader
 from adapters_pl.inputs.errors import UserError, first_line
-from adapters_pl.models.base import context_length
 from adapters_pl.training.adapter_files import save_adapter
 from adapters_pl.training.benchmark.pace import Job, Pace
 
@@ -189,7 +187,7 @@ def _batches(job: Job, by_length: bool = True) -> Iterator[dict[str, Any]]:
     Their rows are sorted by length within a step, as they are in training, or lie in the order of the epoch.
     """
     module, data = job.module, job.data
-    data.connect(Reader(module.tokenizer, context_length(module.config)), Processes(accumulate=job.accumulate))
+    data.connect(module.reader, Processes(accumulate=job.accumulate))
     data.setup("fit")
     loader = data.train_dataloader()
     sampler: Any = loader.batch_sampler
