@@ -112,11 +112,16 @@ def tiny_tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
 LONGEST = [
     *("cli/test_machine_faults.py", "cli/test_hostile_inputs.py", "distributed/test_equality.py", "test_notebooks.py"),
     *("evaluation/test_invariance.py", "adapters/test_peft_adapter.py", "distributed/test_two_hosts.py"),
-    *("distributed/test_ddp.py", "cli/test_export.py", "test_packaging.py", "adapters/test_matrix.py"),
+    *("distributed/test_ddp.py", "cli/commands/test_export.py", "test_packaging.py", "adapters/test_matrix.py"),
     *("cli/test_training.py", "models/test_quantisation.py", "cli/test_fuzz.py", "cli/test_noise.py"),
-    *("inputs/test_secrets.py", "cli/test_security.py", "distributed/test_resume.py", "cli/test_doctor.py"),
-    *("test_documented_commands.py", "training/planning/test_tracing.py", "runs/test_configs.py", "cli/test_bench.py"),
-    *("distributed/test_answering.py", "evaluation/test_engine.py", "training/test_compile.py"),
+    *("inputs/test_secrets.py", "cli/test_security.py", "distributed/test_resume.py", "cli/commands/test_doctor.py"),
+    *(
+        "test_documented_commands.py",
+        "training/planning/test_tracing.py",
+        "runs/test_configs.py",
+        "cli/commands/test_bench.py",
+    ),
+    "training/test_compile.py",
 ]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters_pl.cli import bench
-from adapters_pl.cli import data as command
+from adapters_pl.cli.commands import bench
+from adapters_pl.cli.commands import data as command
 from adapters_pl.cli.main import main
 from adapters_pl.data import SETS, SUITES
 from adapters_pl.data.published import sources

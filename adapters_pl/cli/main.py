@@ -141,13 +141,13 @@ COMMANDS: dict[str, Command] = {
     "validate": Command("loss and accuracy on the validation rows", "cli.training:main"),
     "test": Command("accuracy on the test sets, with the adapter and without", "cli.training:main"),
     "predict": Command("write answers for rows that need no gold answer", "cli.training:main"),
-    "plan": Command("show what would be trained in a base, without its weights", "cli.plan:main"),
-    "bench": Command("measure a training step on this machine, beside the bare base and peft", "cli.bench:main"),
-    "export": Command("write an adapter for other tools, or merged into its base", "cli.export:main", _export),
-    "data": Command("list, fetch, verify and show the published datasets", "cli.data:main", _data),
-    "compare": Command("test results of several runs, with their significance", "cli.compare:main", _compare),
+    "plan": Command("show what would be trained in a base, without its weights", "cli.commands.plan:main"),
+    "bench": Command("measure speed on this machine, beside the bare base and peft", "cli.commands.bench:main"),
+    "export": Command("write an adapter for other tools, or merged into its base", "cli.commands.export:main", _export),
+    "data": Command("list, fetch, verify and show the published datasets", "cli.commands.data:main", _data),
+    "compare": Command("test results of several runs, with their significance", "cli.commands.compare:main", _compare),
     "recipes": Command("list the configurations that --config finds by name", "runs.recipes:main", _recipes),
-    "doctor": Command("say what this machine has, and what would fail on it", "cli.doctor:main", _doctor),
+    "doctor": Command("say what this machine has, and what would fail on it", "cli.commands.doctor:main", _doctor),
 }
 
 

@@ -720,7 +720,7 @@ def published(monkeypatch, here):
     url = f"http://127.0.0.1:{server.server_address[1]}/{RELATIVE}"
     sha1 = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
     source = Source(RELATIVE, url, sha1, len(CONTENT), 1, ("instruction",), "ODC-By-1.0", None, "nobody")
-    monkeypatch.setattr("adapters_pl.cli.data.sources", lambda: {RELATIVE: source})
+    monkeypatch.setattr("adapters_pl.cli.commands.data.sources", lambda: {RELATIVE: source})
     monkeypatch.setenv("ADAPTERS_PL_CACHE", str(here / "cache"))
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     for name in ("HF_HUB_OFFLINE", "ADAPTERS_PL_OFFLINE"):

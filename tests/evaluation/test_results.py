@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters_pl.cli.compare import read_run
+from adapters_pl.cli.commands.compare import read_run
 from adapters_pl.cli.main import main
 from adapters_pl.evaluation.results import keep_test
 from adapters_pl.inputs.errors import UserError

@@ -38,7 +38,8 @@ MODULES = [
     *("lightning.pytorch", "lightning.pytorch.loggers", "lightning.pytorch.strategies", "torchmetrics.text"),
     *("transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"),
     *("tokenizers", "peft", "safetensors.torch", "scipy.stats", "adapters_pl"),
-    *(f"adapters_pl.cli.{command}" for command in ("training", "plan", "export", "data", "compare", "doctor")),
+    "adapters_pl.cli.training",
+    *(f"adapters_pl.cli.commands.{command}" for command in ("plan", "export", "data", "compare", "doctor")),
 ]
 _LONGEST_REQUEST = 1 << 17
 

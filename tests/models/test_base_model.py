@@ -131,7 +131,7 @@ def named_alike():
 def test_modules_that_a_base_calls_adapters_are_its_own(named_alike, tmp_path):
     from adapters_pl import save_adapter
     from adapters_pl.adapters import adapter_layers
-    from adapters_pl.cli.plan import plan
+    from adapters_pl.cli.commands.plan import plan
     from adapters_pl.models.placement import linear_modules
 
     own = "model.layers.0.adapters.default"

@@ -166,7 +166,7 @@ def test_what_is_so_already_or_cannot_be_is_not_offered(setup, never):
 def test_every_option_is_one_of_the_command_lines(monkeypatch, tmp_path):
     """And does what was counted with."""
     from adapters_pl.cli.command_line import CommandLine
-    from adapters_pl.cli.plan import PlanCLI
+    from adapters_pl.cli.commands.plan import PlanCLI
 
     monkeypatch.chdir(tmp_path)
     setup = replace(CUDA, dtype=torch.float32, batch_size=4, eval_batch_size=8, tokens=256)

@@ -16,14 +16,14 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from adapters_pl.cli import doctor
-from adapters_pl.cli.doctor import Finding, lines
+from adapters_pl.cli.commands import doctor
+from adapters_pl.cli.commands.doctor import Finding, lines
+from adapters_pl.cli.commands.probes import answer_of
 from adapters_pl.cli.main import main
-from adapters_pl.cli.probes import answer_of
 from adapters_pl.inputs.masking import masked_url
 from adapters_pl.training import hardware
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "lightning", "transformers", "datasets", "rich")
 NO_GPU = {"gpus": [], "mps": False, "built_for": None, "warned": []}
 
@@ -154,7 +154,8 @@ def test_it_takes_help_and_json_alone(capsys):
 
 def test_this_process_imports_nothing_heavy():
     program = (
-        "import sys; from adapters_pl.cli import doctor; doctor.import_each = lambda names: {n: {} for n in names}; "
+        "import sys; from adapters_pl.cli.commands import doctor; "
+        "doctor.import_each = lambda names: {n: {} for n in names}; "
         f"doctor.examine(); print([m for m in {HEAVY!r} if m in sys.modules])"
     )
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}

@@ -72,7 +72,7 @@ import json, os, sys
 report = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)
 sys.path[:] = json.loads(sys.argv[1])
-from adapters_pl.cli.probes import _import_each
+from adapters_pl.cli.commands.probes import _import_each
 _import_each(sys.argv[2:], report)
 report.flush()
 os._exit(0)

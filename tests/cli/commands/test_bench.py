@@ -6,8 +6,8 @@ from itertools import chain
 import pytest
 
 from adapters_pl import LoRA, save_adapter
-from adapters_pl.cli import bench
 from adapters_pl.cli.command_line import CommandLine
+from adapters_pl.cli.commands import bench
 from adapters_pl.cli.main import main
 from tests.conftest import tiny_model
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from adapters_pl.cli.probes import (
+from adapters_pl.cli.commands.probes import (
     NETWORK,
     PACKAGE,
     answer_of,

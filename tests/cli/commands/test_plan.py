@@ -10,15 +10,15 @@ import torch
 
 from adapters_pl import IA3, LoRA, ParallelAdapter, PrefixTuning, SeriesAdapter, UserError
 from adapters_pl.cli.command_line import CommandLine
+from adapters_pl.cli.commands.plan import PlanCLI, plan, plan_table
 from adapters_pl.cli.main import main
-from adapters_pl.cli.plan import PlanCLI, plan, plan_table
 from adapters_pl.models import base as base_model
 from adapters_pl.models.base import context_length, load_config, meta_model
 from adapters_pl.runs import recipes
 from tests.conftest import tiny_config, tiny_model
 from tests.helpers.architectures import gemma3
 
-SHAPES = Path(__file__).resolve().parents[1] / "helpers/shapes"
+SHAPES = Path(__file__).resolve().parents[2] / "helpers/shapes"
 RECIPES = sorted(name.removesuffix(".yaml") for name, files in recipes.available().items() if len(files) > 1)
 
 #: The parameters of each base as transformers counts those of the published weights, shared ones once.

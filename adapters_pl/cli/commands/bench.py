@@ -15,11 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 from rich.table import Table
 
 from adapters_pl.cli.command_line import CommandLine, Option
+from adapters_pl.cli.commands.plan import PlanCLI
 from adapters_pl.cli.configuration import find_own_modules
 from adapters_pl.cli.key_help import OWN
 from adapters_pl.cli.main import DONE
 from adapters_pl.cli.parser import attempt, refuse_saved_adapter
-from adapters_pl.cli.plan import PlanCLI
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import AtLeast1
 from adapters_pl.inputs.tables import print_table

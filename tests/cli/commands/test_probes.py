@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from adapters_pl.cli import probes
-from adapters_pl.cli.probes import import_each, lacking, module_of
+from adapters_pl.cli.commands import probes
+from adapters_pl.cli.commands.probes import import_each, lacking, module_of
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_every_dependency_is_imported_by_its_right_name():

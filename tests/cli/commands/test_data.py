@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from adapters_pl.cli import data as command
 from adapters_pl.cli import main as cli
+from adapters_pl.cli.commands import data as command
 from adapters_pl.data import SETS
 from adapters_pl.data import published as fetch
 from adapters_pl.data.published import MissingFile, sources

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapters_pl import IA3, LoRA, ParallelAdapter, PrefixTuning, PTuning, SeriesAdapter, load_adapter, save_adapter
-from adapters_pl.cli.export import export_adapter, export_merged
+from adapters_pl.cli.commands.export import export_adapter, export_merged
 from adapters_pl.cli.main import main
 from tests.conftest import tiny_model
 
@@ -91,7 +91,7 @@ def test_what_cannot_be_merged_says_so_and_offers_the_directory(saved, capsys, m
 @pytest.mark.parametrize("method", [lambda: LoRA(4, 8), SeriesAdapter, lambda: PrefixTuning(3)])
 def test_a_directory_is_exported_again_unchanged_without_the_bases_weights(saved, method, monkeypatch):
     source, base, _ = saved(method())
-    monkeypatch.setattr("adapters_pl.cli.export.load_base", None)
+    monkeypatch.setattr("adapters_pl.cli.commands.export.load_base", None)
     assert main(["export", "--adapter_path", str(source), "--out", "again"]) == 0
     one, other = (load_file(folder / "adapter_model.safetensors") for folder in (source, Path("again")))
     assert one.keys() == other.keys()
@@ -144,7 +144,7 @@ def test_half_an_export_is_none(saved, monkeypatch):
         Path(args[2], "half").write_text("")
         raise OSError("disk full")
 
-    monkeypatch.setattr("adapters_pl.cli.export.save_adapter", fail)
+    monkeypatch.setattr("adapters_pl.cli.commands.export.save_adapter", fail)
     with pytest.raises(OSError, match="disk full"):
         export_adapter(source, "out", str(base))
     assert not Path("out").exists()
@@ -185,7 +185,7 @@ def test_pushing_uploads_what_was_written(saved, monkeypatch, capsys):
             calls.append(("upload", repo_id, sorted(path.name for path in Path(folder_path).iterdir())))
             return f"https://hub.example/{repo_id}"
 
-    monkeypatch.setattr("adapters_pl.cli.export.HfApi", Hub)
+    monkeypatch.setattr("adapters_pl.cli.commands.export.HfApi", Hub)
     source, *_ = saved(LoRA(4, 8))
     assert main(["export", "--adapter_path", str(source), "--out", "out", "--push", "org/mine"]) == 0
     files = ["adapter_config.json", "adapter_model.safetensors"]
@@ -198,7 +198,7 @@ def test_a_refused_upload_is_one_line_and_keeps_the_directory(saved, monkeypatch
         def create_repo(self, repository, exist_ok):
             raise OSError("401 no token")
 
-    monkeypatch.setattr("adapters_pl.cli.export.HfApi", Hub)
+    monkeypatch.setattr("adapters_pl.cli.commands.export.HfApi", Hub)
     source, *_ = saved(LoRA(4, 8))
     assert main(["export", "--adapter_path", str(source), "--out", "out", "--push", "org/mine"]) == 1
     assert "out is written. (401 no token)" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from adapters_pl.cli.compare import compare, differences, read_run
+from adapters_pl.cli.commands.compare import compare, differences, read_run
 from adapters_pl.cli.main import COMMANDS, main
 from adapters_pl.inputs.errors import UserError
 
