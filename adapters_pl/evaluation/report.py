@@ -1,45 +1,24 @@
 """From judged answers to accuracies, and from accuracies to the tables at the end of a test.
 
-The numbers that were published for the same bases, methods and sets stand beside them; ``published.json`` says where
-they come from.
+The numbers that were published for the same bases and sets stand beside them.
 """
 
 from __future__ import annotations
 
-import importlib.resources
-import json
-import re
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from adapters_pl.evaluation.metrics import wilson_interval
+from adapters_pl.evaluation.published import Beside, mean, published_beside, references
 
 Results = dict[str, dict[str, Any]]
 
 #: What a result may hold beside its accuracy, and what the table calls it.
 _FURTHER = {"accuracy_normalised": "per character"}
-
-
-#: How a base's path or hub id is recognised. Later LLaMAs and those of others are other models.
-_BASES = {
-    "LLaMA-7B": r"(?<![a-z])(?<!open[-_])llama(?:-?1)?[-_]7b",
-    "LLaMA-13B": r"(?<![a-z])(?<!open[-_])llama(?:-?1)?[-_]13b",
-    "BLOOMz-7B": r"bloomz[-_]7b1?(?!-mt)",
-    "BLOOM-7B": r"bloom[-_]7b1?",
-    "GPT-J-6B": r"gpt-?j[-_]6b",
-}
-#: What the tables call a method. AdapterH and AdapterP are series adapters behind both sublayers and behind the MLP.
-_METHODS = {
-    "PrefixTuning": ("Prefix",),
-    "SeriesAdapter": ("Series", "AdapterH", "AdapterP"),
-    "ParallelAdapter": ("Parallel",),
-    "LoRA": ("LoRA",),
-}
 
 
 def summarize(
@@ -131,114 +110,73 @@ def results_table(sets: Results, adapter: str | None) -> Table:
     return table
 
 
-# ---- what was published for the same bases, methods and sets
+# ---- what was published for the same base
 
 
-@dataclass(frozen=True)
-class Published:
-    """One line of a published table.
+#: Of the other methods that were published for a base, the best are shown.
+_MOST_OTHERS = 5
 
-    Attributes:
-        name: base and method, or the model alone.
-        accuracy: by set, in 0..1.
-        source: where it stands.
+
+def published_table(sets: Results, tested: Mapping[str, Any], trained: Mapping[str, Any] | None = None) -> Group | None:
+    """Our accuracies beside what was published for the same base and sets; ``None`` if nothing was.
+
+    A table for each published row of the method, with GPT-3.5 and ChatGPT beside it; below it stands where it comes
+    from, and which of its conditions are not ours. The best other methods follow in one table. The arguments are
+    those of :func:`~adapters_pl.evaluation.published.published_beside`.
     """
-
-    name: str
-    accuracy: dict[str, float]
-    source: str
-
-
-@cache
-def _table() -> dict[str, Any]:
-    file = importlib.resources.files("adapters_pl.evaluation") / "published.json"
-    return json.loads(file.read_text(encoding="utf-8"))
+    rows = published_beside(sets, tested, trained)
+    same, others = [row for row in rows if row.same_method], [row for row in rows if not row.same_method]
+    shown: list[RenderableType] = [part for row in same for part in (_beside(sets, row), _source(row))]
+    if most := max((len(row.sets) for row in others), default=0):
+        # An average over fewer sets is another one.
+        best = [row for row in others if len(row.sets) == most][:_MOST_OTHERS]
+        shown += [_others(best), *(_source(row, f"{row.row.method}: ") for row in best)]
+    return Group(*shown) if shown else None
 
 
-def base_name(base: str) -> str | None:
-    """The published name of a base, given its path or hub id; ``None`` if nothing was published for it."""
-    return next((name for name, pattern in _BASES.items() if re.search(pattern + r"(?!\d)", base.lower())), None)
-
-
-def published(base: str, method: str | None, protocol: str) -> list[Published]:
-    """What was published for ``base`` and ``method`` by this protocol, the newest first; a later table corrects.
-
-    Args:
-        base: a path or hub id.
-        method: the adapter's class name; ``None`` for the base alone, for which nothing was published.
-        protocol: other protocols' numbers are not comparable.
-    """
-    table, name = _table(), base_name(base)
-    if protocol != table["protocol"]:
-        return []
-    found: dict[tuple[str, int], dict[str, float]] = {}
-    for row in table["rows"]:
-        if row["base"] == name and row["method"] in _METHODS.get(method or "", ()):
-            # Arithmetic and commonsense stand in two tables of one source.
-            found.setdefault((row["method"], row["source"]), {}).update(_shares(row))
-    return [Published(f"{name} {called}", rows, table["sources"][source]) for (called, source), rows in found.items()]
-
-
-def _shares(row: dict[str, Any]) -> dict[str, float]:
-    return {set_name: value / 100 for set_name, value in row["accuracy"].items()}
-
-
-def references(protocol: str) -> list[Published]:
-    """GPT-3.5 and ChatGPT, which were asked without training, by this protocol's tables."""
-    table = _table()
-    if protocol != table["protocol"]:
-        return []
-    found: dict[str, Published] = {}
-    for row in table["references"]:
-        known = found.get(row["base"], Published(row["base"], {}, table["sources"][row["source"]]))
-        found[row["base"]] = Published(row["base"], {**known.accuracy, **_shares(row)}, known.source)
-    return list(found.values())
-
-
-def published_table(sets: Results, base: str, method: str | None, protocol: str) -> Group | None:
-    """Our accuracies beside what was published for the same base, method and protocol; ``None`` if nothing was.
-
-    A table for each source and variant of the method; GPT-3.5 and ChatGPT stand beside them.
-    """
-    others = [other for other in references(protocol) if other.accuracy.keys() & sets.keys()]
-    tables = [
-        _beside(sets, same, others) for same in published(base, method, protocol) if same.accuracy.keys() & sets.keys()
-    ]
-    return Group(*tables) if tables else None
-
-
-def _beside(sets: Results, same: Published, others: list[Published]) -> Table:
-    table = Table(title=f"Published for {same.name}, in %", title_justify="left")
-    table.caption, table.caption_justify = same.source, "left"
+def _beside(sets: Results, beside: Beside) -> Table:
+    row = beside.row
+    others = [other for other in references() if other.accuracy.keys() & set(beside.sets)]
+    table = Table(title=f"Published for {row.name}, in %", title_justify="left")
     for heading in ("set", "ours", "published", "difference", *(other.name for other in others)):
         table.add_column(heading, justify="left" if heading == "set" else "right")
-    for name, result in sets.items():
+    for name in beside.sets:
+        ours, theirs = sets[name]["accuracy"], row.accuracy[name]
         table.add_row(
             name,
-            percent(result["accuracy"]),
-            percent(same.accuracy.get(name)),
-            points(result["accuracy"], same.accuracy.get(name)),
-            *(percent(other.accuracy.get(name)) for other in others),
-        )
-    common = {name: result["accuracy"] for name, result in sets.items() if name in same.accuracy}
-    if len(common) > 1:
-        # The average of all, ours as well, is over the sets of this table alone.
-        ours, theirs = _mean(common, common), _mean(same.accuracy, common)
-        table.add_section()
-        table.add_row(
-            f"average of {len(common)}",
             percent(ours),
             percent(theirs),
             points(ours, theirs),
-            *(percent(_mean(other.accuracy, common)) for other in others),
+            *(percent(other.accuracy.get(name)) for other in others),
+        )
+    if len(beside.sets) > 1:
+        table.add_section()
+        table.add_row(
+            f"average of {len(beside.sets)}",
+            percent(beside.ours),
+            percent(beside.theirs),
+            points(beside.ours, beside.theirs),
+            *(percent(mean(other.accuracy, beside.sets)) for other in others),
         )
     return table
 
 
-def _mean(accuracy: Mapping[str, float], names: Collection[str]) -> float | None:
-    """The mean over the named sets; ``None`` where one of them is not known."""
-    values = [accuracy[name] for name in names if name in accuracy]
-    return sum(values) / len(values) if len(values) == len(names) else None
+def _others(rows: Sequence[Beside]) -> Table:
+    count = len(rows[0].sets)
+    mean_of = f"mean of {count} sets" if count > 1 else rows[0].sets[0]
+    table = Table(title=f"Other methods on {rows[0].row.base}, {mean_of}, in %", title_justify="left")
+    for heading in ("method", "ours", "published", "difference"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for beside in rows:
+        ours, theirs = beside.ours, beside.theirs
+        table.add_row(beside.row.method, percent(ours), percent(theirs), points(ours, theirs))
+    return table
+
+
+def _source(beside: Beside, whose: str = "") -> Text:
+    """Where a row comes from and what of it is not ours, below its table and as wide as the terminal."""
+    differs = [f"published: {'; '.join(beside.differences)}"] if beside.differences else []
+    return Text(whose + "\n".join([beside.row.source, *differs]))
 
 
 def percent(share: float | None) -> str:

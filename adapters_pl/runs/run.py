@@ -21,7 +21,7 @@ from adapters_pl.compat.dcp import is_sharded
 from adapters_pl.compat.lightning import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from adapters_pl.inputs.errors import UserError, first_line, system_error
 from adapters_pl.inputs.masking import masked_values, masked_words
-from adapters_pl.inputs.untrusted import has_shape, read_json
+from adapters_pl.inputs.untrusted import has_shape, load_config_file, read_json
 
 DEFAULT_ROOT = "runs"
 #: The command that goes on with a training.
@@ -184,6 +184,13 @@ class Run:
     def writing(self, name: str, again: str | None = None) -> AbstractContextManager[None]:
         """:func:`writing`, for what is called ``name`` in this run."""
         return writing(self.path / name, self.checkpoints, again)
+
+    def trained_with(self) -> dict[str, Any] | None:
+        """The configuration in ``config.yaml``; ``None`` where nothing was trained, or where it cannot be read."""
+        try:
+            return load_config_file(self.path / "config.yaml")
+        except UserError:
+            return None
 
     def results(self) -> dict[str, Any]:
         """The contents of ``results.json``, empty before the first test.

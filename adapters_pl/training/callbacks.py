@@ -206,9 +206,7 @@ class RunRecorder(Callback):
             for partial in self._partial.values():
                 partial.remove()
             print_table(report.results_table(results, self.adapter))
-            methods = {type(adapter).__name__ for adapter in pl_module.adapters.values()}
-            method = methods.pop() if len(methods) == 1 else None
-            if table := report.published_table(results, pl_module.base, method, data.asking.protocol.name):
+            if table := report.published_table(results, yaml.safe_load(self.config), self.run.trained_with()):
                 print_table(table)
             for line in said:
                 print(line)

@@ -13,7 +13,7 @@ from typing import Any
 from rich.table import Table
 
 from adapters_pl.evaluation.metrics import mcnemar_exact, paired_bootstrap
-from adapters_pl.evaluation.report import percent, points
+from adapters_pl.evaluation.report import percent, points, published_table
 from adapters_pl.evaluation.results import DIGEST, digest
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.tables import print_table
@@ -30,11 +30,13 @@ class Tested:
         name: of the run.
         results: ``results.json``.
         answers: whether each row was answered rightly, by set and the row's id and gold answer.
+        trained: the configuration of its training, if there was one.
     """
 
     name: str
     results: dict[str, Any]
     answers: dict[str, Answers]
+    trained: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ def read_run(path: Path) -> Tested:
     answers = {
         name: _answers(path / "predictions" / f"{name}.jsonl", figures) for name, figures in results["sets"].items()
     }
-    return Tested(path.name, results, {name: rows for name, rows in answers.items() if rows})
+    answered = {name: rows for name, rows in answers.items() if rows}
+    return Tested(path.name, results, answered, Run(path).trained_with())
 
 
 def _answers(file: Path, figures: dict[str, Any]) -> Answers:
@@ -203,4 +206,9 @@ def main(options: Namespace, debug: bool = False) -> int:
         print_table(comparison_table(found))
         for note in differences(first.results, other.results):
             print(f"note: {note}")
+    for run in (first, *others):
+        tested = run.results.get("config")
+        if isinstance(tested, dict) and (table := published_table(run.results["sets"], tested, run.trained)):
+            print(f"{run.name}:")
+            print_table(table)
     return 0

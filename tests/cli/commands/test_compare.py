@@ -127,3 +127,19 @@ def test_files_that_are_cut_are_named(run):
     (folder / "results.json").write_text("{")
     with pytest.raises(UserError, match=r"results\.json: cannot be read, it may be cut"):
         read_run(folder)
+
+
+def test_what_was_published_stands_below(run, capsys, tmp_path, monkeypatch):
+    for name in ("lora-1", "lora-2", "lora-3"):
+        folder = run(name, gsm8k="+-")
+        results = json.loads((folder / "results.json").read_text())
+        results["config"] = {"model": {"base": "yahma/llama-7b-hf"}, "adapter": {"class_path": "adapters_pl.LoRA"}}
+        (folder / "results.json").write_text(json.dumps(results))
+    config = "model: {lr: 1.0e-4}\ntrainer: {max_epochs: 3}\ndata: {class_path: adapters_pl.Math10K}\n"
+    (tmp_path / "runs/lora-1/config.yaml").write_text(config)
+    (tmp_path / "runs/lora-3/config.yaml").write_text("model: [")
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "lora-1", "lora-2", "lora-3"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("Published for LLaMA-7B LoRA") == 2 * 3
+    assert out.count("published: lr 3e-4, ours 1e-4") == 3  # LoRA's own row, Series' and Parallel's
