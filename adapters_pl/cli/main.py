@@ -126,6 +126,11 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
 
 
+def _runs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs and studies are (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print the same as JSON, with every figure")
+
+
 def _recipes(parser: argparse.ArgumentParser) -> None:
     parser.usage, parser.description = USAGE
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
@@ -146,6 +151,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("write an adapter for other tools, or merged into its base", "cli.commands.export:main", _export),
     "data": Command("list, fetch, verify and show the published datasets", "cli.commands.data:main", _data),
     "compare": Command("test results of several runs, with their significance", "cli.commands.compare:main", _compare),
+    "runs": Command("list runs and studies with what they found", "cli.commands.runs:main", _runs),
     "recipes": Command("list the configurations that --config finds by name", "runs.recipes:main", _recipes),
     "doctor": Command("say what this machine has, and what would fail on it", "cli.commands.doctor:main", _doctor),
 }

@@ -34,7 +34,7 @@ _PACKAGES = ["adapters-pl", "torch", "lightning", "transformers", "datasets", "t
 class Run:
     """One run's directory: ``<root>/<recipe>-<n>/``.
 
-    It holds ``config.yaml``, ``environment.json``, ``metrics.csv``, ``checkpoints/{last,best}.ckpt``,
+    It holds ``config.yaml``, ``environment.json``, ``fit.json``, ``metrics.csv``, ``checkpoints/{last,best}.ckpt``,
     ``predictions/<set>.jsonl`` (``<set>.partial.jsonl`` while a test is under way), ``predicted/<set>.jsonl`` of
     ``predict``, ``results.json``, and ``crash.log`` if it crashed.
     """

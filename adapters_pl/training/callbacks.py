@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,12 +17,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from adapters_pl.evaluation import report
 from adapters_pl.evaluation.journal import PartialAnswers
 from adapters_pl.evaluation.results import keep_test
-from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.models.quantisation import short_name
+from adapters_pl.runs.effort import Effort, State
 from adapters_pl.runs.run import GO_ON, Run, environment, locked, repeating, sweep
 from adapters_pl.training.adapter_files import save_adapter
 from adapters_pl.training.guards import Guards
+from adapters_pl.training.hardware import device_name, peak_memory
 from adapters_pl.training.last_checkpoint import LastCheckpoint
 from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.resume import Resume
@@ -64,6 +66,8 @@ class RunRecorder(Callback):
         self._identity: dict[str, Any] = {}
         #: Keeps other processes out of the run until it is closed.
         self._lock = ExitStack()
+        #: What training has taken so far, for ``fit.json``.
+        self._effort = Effort(run)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """All processes write into rank 0's run."""
@@ -73,6 +77,10 @@ class RunRecorder(Callback):
         """Let no other process train this run."""
         self._begun = False
         self._keep_others_out(trainer, "fit")
+        assert isinstance(pl_module, CausalLMModule)
+        trained = {name: adapter.adapter_parameters(pl_module.model) for name, adapter in pl_module.adapters.items()}
+        peak_memory()
+        self._effort.begin({name: sum(p.numel() for p in own.values()) for name, own in trained.items()})
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Once a batch has worked, this is the run that ``test`` takes; what it replaces stays until then."""
@@ -84,6 +92,7 @@ class RunRecorder(Callback):
         self._begun = True
         self.run.write("config.yaml", self.config)
         self.run.write("environment.json", environment())
+        self._record_effort(trainer, "running")
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.run.mark_latest()
 
@@ -92,6 +101,7 @@ class RunRecorder(Callback):
         self._say_what_runs(trainer)
         with self.run.writing("checkpoints", GO_ON):
             self.run.path.stat()  # a run that was removed is not made again
+        self._record_effort(trainer, "running")
         found = getattr(trainer.datamodule, "contamination_report", None)  # type: ignore[attr-defined]
         if found is not None and not self._recorded and trainer.is_global_zero:
             self.run.merge_results({}, contamination=found)
@@ -212,6 +222,14 @@ class RunRecorder(Callback):
                 print(line)
             print(f"results: {self.run.path / 'results.json'}")
 
+    def _record_effort(self, trainer: Trainer, state: State, error: BaseException | None = None) -> None:
+        """Bring ``fit.json`` up to date. That it cannot be written ends no training."""
+        if trainer.is_global_zero and self.run.path.is_dir():
+            about = {"steps": trainer.global_step, "epochs": trainer.current_epoch, "processes": trainer.world_size}
+            said = None if error is None or state == "interrupted" else first_line(error)
+            with suppress(UserError):
+                self._effort.write(state, said, peak_memory(again=False), device=device_name(), **about)
+
     def _keep_others_out(self, trainer: Trainer, command: str) -> None:
         """Be the only ``command`` that writes in this run, until this one has ended, however it does."""
         alone = True
@@ -224,11 +242,18 @@ class RunRecorder(Callback):
             )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let other processes in again."""
+        """Record that training is complete, and let other processes in again."""
+        if self._begun:
+            self._begun = False
+            self._record_effort(trainer, "complete")
         self._lock.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let another process go on where this one stopped."""
+        """Let another process go on where this one stopped, and record how training ended."""
+        if self._begun:
+            self._begun = False
+            stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
+            self._record_effort(trainer, "interrupted" if stopped else "crashed", exception)
         self._lock.close()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

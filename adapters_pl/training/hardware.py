@@ -6,6 +6,7 @@ The heavy libraries are imported where they are needed: ``adapters-pl doctor`` a
 from __future__ import annotations
 
 import os
+import platform
 import re
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
@@ -90,6 +91,42 @@ def total_host_memory() -> int | None:
         with _limited():
             total = min(total, int((folder / limit).read_text()))
     return total
+
+
+def peak_memory(again: bool = True) -> int:
+    """The most bytes that this process has had: on the GPU if there is one, else of the host's memory.
+
+    Args:
+        again: forget it, and begin to look again.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        peak = torch.cuda.max_memory_allocated()
+        if again:
+            torch.cuda.reset_peak_memory_stats()
+        return peak
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
+    if again:
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+    if found:
+        return int(found[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def device_name() -> str:
+    """What the GPU or else the CPU of this process is called."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    about = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", about.read_text(), re.MULTILINE) if about.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def usable_cores() -> float:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.main import main
@@ -83,6 +84,7 @@ def test_fit_then_bare_test(fit, capsys):
     assert {p.relative_to(run).as_posix() for p in run.rglob("*") if p.is_file() and p.name[0] != "."} == {
         "config.yaml",
         "environment.json",
+        "fit.json",
         "metrics.csv",
         "results.json",
         "checkpoints/last.ckpt",
@@ -95,6 +97,10 @@ def test_fit_then_bare_test(fit, capsys):
     out = capsys.readouterr().out
     assert "test: runs/lora-1/checkpoints/last.ckpt" in out
     assert "base alone" in out
+    took = effort()
+    held = load_file(run / "adapter" / "adapter_model.safetensors")
+    assert took["trainable_parameters"] == sum(value.numel() for value in held.values()) == took["adapters"]["default"]
+    assert took["peak_bytes"] > 2**20
     # Without a test file, the rows held out for validation are tested.
     found = results()["sets"]["sums"]
     assert found["n"] == 4
@@ -448,10 +454,19 @@ def test_any_optimizer_and_scheduler_by_the_command_line(fit):
 # ---- resuming and interrupting
 
 
+def effort(run="lora-1"):
+    return json.loads(Path("runs", run, "fit.json").read_text())
+
+
 def test_fit_goes_on_from_the_last_checkpoint(fitted, capsys):
+    first = effort()
     steps = torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert main(["fit", "--ckpt_path", "last", "--trainer.max_epochs", "3"]) == 0
     assert "resuming from runs/lora-1/checkpoints/last.ckpt" in capsys.readouterr().out
+    took = effort()
+    assert (took["state"], took["error"], took["steps"], took["epochs"]) == ("complete", None, 3 * steps, 3)
+    assert took["seconds"] > first["seconds"]  # of both parts together
+    assert took["began"] == first["began"]
     assert torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"] == 3 * steps
     assert not Path("runs/lora-2").exists()
     assert sorted(path.name for path in Path("runs/lora-1").glob("metrics*")) == ["metrics.csv"]
@@ -505,6 +520,7 @@ def test_an_interrupt_keeps_the_last_checkpoint_and_prints_its_path(folder, make
     # The batch that ran when the signal came was finished: its step is in the checkpoint.
     assert torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"] == kept
     assert Path("runs/latest").read_text() == "lora-1\n"
+    assert effort()["state"] == "interrupted"
 
 
 # ---- errors
@@ -514,14 +530,16 @@ def test_an_error_of_our_own_keeps_its_traceback(fit, capsys):
     Path("broken_here.py").write_text(
         "from lightning.pytorch import Callback\n"
         "class Broken(Callback):\n"
-        "    def on_train_batch_end(self, *args):\n"
-        "        raise ZeroDivisionError('by design')\n"
+        "    def on_train_batch_end(self, trainer, *args):\n"
+        "        if trainer.global_step == 2:\n"
+        "            raise ZeroDivisionError('by design')\n"
     )
     assert fit("--adapter", "LoRA", "--trainer.callbacks", "broken_here.Broken") == 2
     err = capsys.readouterr().err
     assert "internal error: ZeroDivisionError: by design" in err
     assert "Traceback" not in err
     assert "ZeroDivisionError: by design" in Path("runs/lora-1/crash.log").read_text()
+    assert (effort()["state"], effort()["error"]) == ("crashed", "by design")
     with pytest.raises(ZeroDivisionError):
         fit("--adapter", "LoRA", "--trainer.callbacks", "broken_here.Broken", "--debug")
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from adapters_pl.cli.commands.compare import read_run
 from adapters_pl.cli.main import main
 from adapters_pl.evaluation.results import keep_test
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.reports.comparison import read_run
 from adapters_pl.runs.run import Run
 
 QUICK = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]

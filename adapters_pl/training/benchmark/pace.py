@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import re
-import resource
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,6 +14,7 @@ from torch import Tensor
 from adapters_pl.adapters import Adapter
 from adapters_pl.data import ReasoningDataModule
 from adapters_pl.training.adapter_files import SavedAdapters
+from adapters_pl.training.hardware import peak_memory
 from adapters_pl.training.module import CausalLMModule
 
 
@@ -140,7 +137,7 @@ class Pace:
     def wait(self) -> None:
         """Wait until steps are asked for, unless some are left; raises :class:`Finished` if no more will be."""
         if self._left == 0:
-            self._connection.send((self._steps, _peak_memory()))
+            self._connection.send((self._steps, peak_memory()))
             wanted = self._connection.recv()
             if wanted is None:
                 raise Finished
@@ -152,16 +149,3 @@ class Pace:
 def _synchronise() -> None:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-
-
-def _peak_memory() -> int:
-    """The most bytes that the process has had, on the GPU if there is one; and begin to look again."""
-    if torch.cuda.is_available():
-        peak = torch.cuda.max_memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        return peak
-    status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s*(\d+) kB", status.read_text()) if status.is_file() else None
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the highest so far is forgotten
-    return (int(found[1]) if found else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from adapters_pl.cli.commands.compare import compare, differences, read_run
 from adapters_pl.cli.main import COMMANDS, main
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.reports.comparison import compare, differences, read_run
 
 
 @pytest.fixture

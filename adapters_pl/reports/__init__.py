@@ -1,0 +1,1 @@
+"""What runs and studies have found: figures, tables and one page, and a list of them."""
