@@ -33,6 +33,7 @@ from adapters_pl.cli.parser import ConfiguredCLI, explained, say
 from adapters_pl.cli.received import CODE
 from adapters_pl.compat.lightning_messages import quiet, while_restoring
 from adapters_pl.compat.torch import lost_process
+from adapters_pl.data.general_text import PYTHON
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
 from adapters_pl.inputs.names import with_public_names
@@ -68,7 +69,7 @@ _LEAST = {
     "val_check_interval": 0,
 }
 
-_PATHS = {"model": ("base",), "data": ("root", "path", "test_path")}
+_PATHS = {"model": ("base",), "data": ("root", "path", "test_path", "general_text")}
 
 
 class TrainingCLI(ConfiguredCLI):
@@ -232,8 +233,8 @@ class TrainingCLI(ConfiguredCLI):
 
 
 def _absolute(value: Any) -> Any:
-    """An existing path made absolute; the name of an embedded base is none, even where a folder of that name lies."""
-    if isinstance(value, str) and value not in EMBEDDED and Path(value).expanduser().exists():
+    """An existing path made absolute; a name of something embedded is none, even where a folder of that name lies."""
+    if isinstance(value, str) and value not in (*EMBEDDED, PYTHON) and Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
     return value
 

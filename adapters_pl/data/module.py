@@ -16,6 +16,7 @@ from adapters_pl.compat.lightning import rank_zero_info
 from adapters_pl.data.contamination import Policy, question
 from adapters_pl.data.contamination import report as contamination_of
 from adapters_pl.data.example import Example
+from adapters_pl.data.general_text import text_of
 from adapters_pl.data.preparation import OnOverflow, divide, guarded, rows_of_tests, tokenised, without_repeats
 from adapters_pl.data.published import sources
 from adapters_pl.data.questions import Asking, Questions, Reader, ask, draw_shots
@@ -69,6 +70,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         contamination: what to do with training rows that are rows of a set the run will be judged on, or nearly:
             refuse to train (``error``), leave them out (``drop``), or train on them (``allow``).
         max_new_tokens: the most tokens of an answer; by the kind of set if not given.
+        general_text: text on which ``test`` takes the loss a token with the adapter and without, which says what was
+            forgotten: a file, or ``python``, the help texts that come with Python. Not done if not given.
         num_workers: processes that load batches.
         seed: of the validation rows and of the order of training rows.
     """
@@ -79,6 +82,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         "Prompts and lengths": ("template", "system", "thinking", "train_on_prompt", "cutoff", "on_overflow"),
         "Batches": ("packing", "batch_size", "eval_batch_size", "num_workers", "seed"),
         "How it is tested": ("test_sets", "protocol", "shots", "samples", "temperature", "max_new_tokens"),
+        "What it has forgotten": ("general_text",),
         "What must not happen": ("contamination", "skip_missing"),
     }
 
@@ -106,6 +110,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         skip_missing: bool = False,
         contamination: Policy = "error",
         max_new_tokens: AtLeast1 | None = None,
+        general_text: str | None = None,
         num_workers: AtLeast0 = 0,
         seed: AtLeast0 = 42,
     ) -> None:
@@ -116,6 +121,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         for name in files or {}:
             if name not in sources():
                 raise UserError(f"data.files: there is no published file '{name}': {did_you_mean(name, sources())}")
+        if general_text is not None:
+            text_of(general_text)
         check_template(template)  # a misspelt name fails here and not after the model is loaded
         temperature = temperature if temperature is not None else 0.7 if samples > 1 else 0.0
         if samples > 1 and not temperature:
@@ -136,6 +143,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         self.val_size = val_size
         self.limit_train = limit_train
         self.limit_test = limit_test
+        self.general_text = general_text
         self.test_sets = sets_of(test_sets or self.spec.judged_on) or [self.set_name]
         self.skip_missing = skip_missing
         #: The test sets that are left out because their files are not at hand.

@@ -13,7 +13,9 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
+from adapters_pl.data.general_text import GeneralText
 from adapters_pl.evaluation import report
 from adapters_pl.evaluation.journal import PartialAnswers
 from adapters_pl.evaluation.results import keep_test
@@ -28,7 +30,7 @@ from adapters_pl.training.hardware import device_name, peak_memory
 from adapters_pl.training.last_checkpoint import LastCheckpoint
 from adapters_pl.training.module import CausalLMModule
 from adapters_pl.training.resume import Resume
-from adapters_pl.training.strategies import gathered, gathered_answers
+from adapters_pl.training.strategies import as_forward, gathered, gathered_answers
 
 #: Optimizer steps between two writes of ``last.ckpt`` (and one after every epoch).
 CHECKPOINT_EVERY = 200
@@ -200,6 +202,7 @@ class RunRecorder(Callback):
                 "date": datetime.now(UTC).isoformat(timespec="seconds"),
                 "command": command,
             }
+        general = self._general_loss(trainer, pl_module)
         if trainer.is_global_zero:
             said = keep_test(
                 self.run,
@@ -218,9 +221,31 @@ class RunRecorder(Callback):
             print_table(report.results_table(results, self.adapter))
             if table := report.published_table(results, yaml.safe_load(self.config), self.run.trained_with()):
                 print_table(table)
+            if general:
+                self.run.merge_results({}, general_text={**general, "model": model, "command": command})
+                print(_general_line(general))
             for line in said:
                 print(line)
             print(f"results: {self.run.path / 'results.json'}")
+
+    @staticmethod
+    def _general_loss(trainer: Trainer, pl_module: CausalLMModule) -> dict[str, Any] | None:
+        """The loss a token on general text, with the adapters and without; every process computes all of it."""
+        source = trainer.datamodule.general_text  # type: ignore[attr-defined]
+        if source is None:
+            return None
+        text = GeneralText.read(source, pl_module.tokenizer, pl_module.reader.context)
+
+        def losses(batch: dict[str, Any], labels: Tensor) -> Tensor:
+            with trainer.precision_plugin.forward_context():
+                return as_forward(
+                    pl_module.model, lambda: pl_module.label_losses(pl_module.hidden_states(batch), labels)
+                )
+
+        found = text.loss(losses, pl_module.computes_on)
+        with pl_module.base_alone():
+            base = text.loss(losses, pl_module.computes_on)["loss"]
+        return {"text": text.name, "sha256": text.sha256, **found, "base_loss": base}
 
     def _record_effort(self, trainer: Trainer, state: State, error: BaseException | None = None) -> None:
         """Bring ``fit.json`` up to date. That it cannot be written ends no training."""
@@ -272,6 +297,13 @@ class RunRecorder(Callback):
             name: sorted((r for part in parts for r in part.get(name, [])), key=lambda record: record["row"])
             for name in names
         }
+
+
+def _general_line(found: dict[str, Any]) -> str:
+    return (
+        f"general text ({found['text']}, {found['tokens']:,} tokens): loss a token {found['loss']:.3f}, "
+        f"of the base alone {found['base_loss']:.3f}"
+    )
 
 
 def _rounding(trainer: Trainer, pl_module: CausalLMModule, batch_size: int) -> dict[str, Any]:

@@ -312,8 +312,8 @@ class CausalLMModule(AdaptedBase):
         head.check_logits(self.model, self.computes_on, self.logits, lambda work: as_forward(self.model, work))
 
     def _check_scoring(self) -> None:
-        """Options are scored by logits that this module computes itself; generation takes the model's own."""
-        if not self._data.asking.protocol.generates:
+        """Options and general text are scored by logits computed here; generation takes the model's own."""
+        if not self._data.asking.protocol.generates or self._data.general_text is not None:
             self._check_logits()
 
     def identity(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.main import main
+from adapters_pl.data.general_text import GeneralText
 from adapters_pl.runs.run import Run
 from adapters_pl.training.callbacks import checkpoint_callbacks
 from tests.conftest import sums, tiny_model, tiny_tokenizer
@@ -521,6 +522,27 @@ def test_an_interrupt_keeps_the_last_checkpoint_and_prints_its_path(folder, make
     assert torch.load("runs/lora-1/checkpoints/last.ckpt", weights_only=True)["global_step"] == kept
     assert Path("runs/latest").read_text() == "lora-1\n"
     assert effort()["state"] == "interrupted"
+
+
+# ---- what was forgotten
+
+
+def test_a_test_says_what_general_text_costs_with_the_adapter_and_without(fitted, make_base, tmp_path, capsys):
+    (tmp_path / "general.txt").write_text("The answer to how many apples she has is in the book. " * 8)
+    asked = ["--data.general_text", str(tmp_path / "general.txt"), "--data.limit_test", "1"]
+    assert main(["test", *QUICK[2:], *asked]) == 0
+    assert "general text (general.txt, " in capsys.readouterr().out
+    found = results()["general_text"]
+    text = GeneralText.read(str(tmp_path / "general.txt"), tiny_tokenizer(), 512)
+    with torch.no_grad():
+        losses = [
+            tiny_model("llama")(input_ids=torch.tensor([row]), labels=torch.tensor([row])).loss for row in text.rows
+        ]
+    assert len(losses) == 1
+    assert found["base_loss"] == pytest.approx(float(losses[0]), rel=1e-5)
+    assert abs(found["loss"] - found["base_loss"]) > 1e-3  # it was trained
+    assert main(["test", *QUICK[2:], *asked]) == 0
+    assert results()["general_text"]["loss"] == found["loss"]  # nothing drops out
 
 
 # ---- errors
