@@ -21,7 +21,7 @@ from adapters_pl.data.preparation import OnOverflow, divide, guarded, rows_of_te
 from adapters_pl.data.published import sources
 from adapters_pl.data.questions import Asking, Questions, Reader, ask, draw_shots
 from adapters_pl.data.rows import SETS, SetRows
-from adapters_pl.data.sampler import LengthSortedSampler, Processes, SeededRows, StepLoader, StepSampler
+from adapters_pl.data.sampler import BudgetSampler, LengthSortedSampler, Processes, SeededRows, StepLoader, StepSampler
 from adapters_pl.data.tokens import Collate, TokenTable, TrainingRows
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.masking import masked_values
@@ -54,6 +54,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         samples: sampled answers to each question; their majority counts, and pass@k is reported.
         temperature: of sampling; 0.7 if there are several samples, else nothing is sampled.
         batch_size: training rows per process and batch.
+        max_tokens_per_batch: instead, as many training rows as fit this number of tokens, padding included, the rows
+            of a batch about as long as each other.
         eval_batch_size: rows per process and batch when answers are generated.
         cutoff: the longest training row in tokens (at most the model's context).
         on_overflow: what to do with a longer one: ``truncate`` its prompt from the left (and drop it if its response
@@ -80,7 +82,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
     headings: ClassVar[dict[str, tuple[str, ...]]] = {
         "What is read": ("root", "files", "limit_train", "limit_test", "val_size"),
         "Prompts and lengths": ("template", "system", "thinking", "train_on_prompt", "cutoff", "on_overflow"),
-        "Batches": ("packing", "batch_size", "eval_batch_size", "num_workers", "seed"),
+        "Batches": ("packing", "batch_size", "max_tokens_per_batch", "eval_batch_size", "num_workers", "seed"),
         "How it is tested": ("test_sets", "protocol", "shots", "samples", "temperature", "max_new_tokens"),
         "What it has forgotten": ("general_text",),
         "What must not happen": ("contamination", "skip_missing"),
@@ -98,6 +100,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         samples: AtLeast1 = 1,
         temperature: NotNegative | None = None,
         batch_size: AtLeast1 = 4,
+        max_tokens_per_batch: AtLeast8 | None = None,
         eval_batch_size: AtLeast1 = 8,
         cutoff: AtLeast8 = 256,
         on_overflow: OnOverflow = "truncate",
@@ -135,6 +138,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         self.root = root
         self.files = files
         self.batch_size = batch_size
+        self.max_tokens_per_batch = max_tokens_per_batch
         self.eval_batch_size = eval_batch_size
         self.cutoff = cutoff
         self.on_overflow = on_overflow
@@ -242,18 +246,16 @@ class ReasoningDataModule(SetRows, LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Batches in optimizer steps, see :class:`StepSampler`; a resumed run goes on where it stopped."""
         assert self.training is not None
-        place = self.processes
-        sampler = StepSampler(
-            self.training.label_counts(),
-            self.batch_size,
-            place.rank,
-            place.count,
-            place.accumulate,
-            self.seed,
-            limit=place.limit,
-            lengths=self.training.lengths(),
-        )
+        sampler = self._training_sampler(self.training)
         return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
+
+    def _training_sampler(self, rows: TrainingRows) -> StepSampler:
+        place, labels, lengths = self.processes, rows.label_counts(), rows.lengths()
+        how: dict[str, Any] = {"rank": place.rank, "world_size": place.count, "accumulate": place.accumulate}
+        how.update(seed=self.seed, limit=place.limit)
+        if self.max_tokens_per_batch is not None:
+            return BudgetSampler(labels, lengths, self.max_tokens_per_batch, **how)
+        return StepSampler(labels, self.batch_size, lengths=lengths, **how)
 
     def training_collate(self) -> Collate:
         """What makes training rows into batches."""
@@ -302,6 +304,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         prompts = found.prompts if found else {}
         self.training = TrainingRows(self._tokenised(examples, train), self.train_on_prompt)
         self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, prompts)
+        if stage == "fit":
+            self._training_sampler(self.training)  # a budget that is too small fails here, before the base is loaded
 
     def _ask_validation_rows(self, held_out: dict[int, Example], refuse: bool) -> None:
         """Ask the held-out rows that have a gold answer as a test would ask them."""

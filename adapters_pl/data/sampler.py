@@ -157,7 +157,7 @@ class StepSampler(Sampler[list[int]]):
         """Batches per process and whole epoch; Lightning applies its limit to it by itself."""
         return -(-len(self.label_counts) // (self.batch_size * self.world_size))
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[StepIndices]:
         """Yield this process's batches, each with the labelled tokens of its whole step."""
         # The last step of a limited epoch counts the labels of the batches that it has.
         order, width = self.order()[: self.rows], self.batch_size * self.world_size
@@ -177,6 +177,50 @@ class StepSampler(Sampler[list[int]]):
                 indices.empty = not batch
                 indices.seed = zlib.crc32(repr((self.seed, self.epoch, start + place, self.rank)).encode())
                 yield indices
+
+
+class BudgetSampler(StepSampler):
+    """Batches of as many rows as fit a number of tokens, the rows of each about as long as each other.
+
+    One step takes the next ``world_size * accumulate`` batches of a seeded order. Which rows share a batch is the same
+    in every epoch and for any division, so the position in an epoch counts batches.
+
+    Args:
+        label_counts: labelled tokens of every row.
+        lengths: tokens of every row.
+        max_tokens: the most tokens of a batch, padding included.
+        options: the arguments of :class:`StepSampler` from ``rank`` to ``limit``.
+
+    Raises:
+        UserError: the longest row alone has more tokens.
+    """
+
+    def __init__(self, label_counts: Sequence[int], lengths: Sequence[int], max_tokens: int, **options: Any) -> None:
+        self.groups = _groups(lengths, max_tokens)
+        super().__init__([sum(label_counts[row] for row in rows) for rows in self.groups], 1, **options)
+
+    def __iter__(self) -> Iterator[StepIndices]:
+        """Yield this process's batches, each with the labelled tokens of its whole step."""
+        for indices in super().__iter__():
+            rows = self.groups[indices[0]]
+            indices[:] = rows[:1] if indices.empty else rows
+            yield indices
+
+
+def _groups(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
+    """Which rows share a batch of at most ``max_tokens``, from the longest rows to the shortest."""
+    groups: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
+        if not groups and lengths[row] > max_tokens:
+            raise UserError(
+                f"data.max_tokens_per_batch is {max_tokens}, and the longest training row has {lengths[row]} tokens: "
+                f"allow as many, or cut rows with --data.cutoff {max_tokens}."
+            )
+        if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
+            groups[-1].append(row)
+        else:
+            groups.append([row])
+    return groups
 
 
 class SeededRows(Dataset[Any]):

@@ -141,7 +141,8 @@ class Resume(Callback):
         self._stored = checkpoint[KEY]
         if not has_shape(self._stored, _SHAPE) or not 0 <= checkpoint["global_step"] < 2**40:
             raise _strange(trainer)
-        position = _loop_state(trainer, data.batch_size, self._stored, checkpoint["global_step"])
+        size = 1 if data.max_tokens_per_batch else data.batch_size  # a position counts batches there, not rows
+        position = _loop_state(trainer, size, self._stored, checkpoint["global_step"])
         checkpoint["loops"]["fit_loop"].update(position)
         for schedule in checkpoint["lr_schedulers"]:
             if "lr_lambdas" in schedule:
@@ -188,9 +189,9 @@ def _sampler(loader: StepLoader) -> StepSampler:
     return loader.batch_sampler
 
 
-def _loop_state(trainer: Trainer, batch_size: int, stored: dict[str, Any], steps: int) -> dict[str, Any]:
-    """The fit loop's state at the position ``stored``, with this run's division of rows into batches."""
-    width, accumulate = batch_size * trainer.world_size, trainer.accumulate_grad_batches
+def _loop_state(trainer: Trainer, size: int, stored: dict[str, Any], steps: int) -> dict[str, Any]:
+    """The fit loop's state at the position ``stored``, with this run's division of rows into batches of ``size``."""
+    width, accumulate = size * trainer.world_size, trainer.accumulate_grad_batches
     rows = stored["rows"]
     complete = stored.get("complete", rows == stored["of"])
     batches = -(-rows // width) if complete else rows // (width * accumulate) * accumulate

@@ -114,6 +114,7 @@ def numbers(rows):
     ("name", "least"),
     [
         ("batch_size", 1),
+        ("max_tokens_per_batch", 8),
         ("eval_batch_size", 1),
         ("cutoff", 8),
         ("val_size", 0),
@@ -573,6 +574,25 @@ def test_training_batches_hold_every_row_and_the_steps_labels(boolq, connection)
     assert sorted(first["row_ids"].tolist() + second["row_ids"].tolist()) == list(range(10))
     assert first["loss_tokens"] == second["loss_tokens"] == 2 * 4 + 3 * 3 + 4 * 3
     assert (first["labels"][:, :4] == -100).all()
+
+
+def test_a_number_of_tokens_per_batch_says_how_many_rows_share_one(boolq, connection):
+    connection.processes = {"accumulate": 3}
+    rows = [row(digits=2 + n % 5, answer_digits=1) for n in range(11)]
+    data = boolq(train=rows, val_size=0, batch_size=1, max_tokens_per_batch=24)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert sorted(number for batch in batches for number in batch["row_ids"].tolist()) == list(range(11))
+    assert all(batch["input_ids"].numel() <= 24 for batch in batches)
+    assert 1 < len(batches) < 11
+    labels = [int((batch["labels"] != -100).sum()) for batch in batches]
+    assert [batch["loss_tokens"] for batch in batches[:3]] == [sum(labels[:3])] * 3
+
+
+def test_too_few_tokens_per_batch_are_refused_before_training(boolq):
+    data = boolq(train=[row(digits=2), row(digits=30)], val_size=0, max_tokens_per_batch=8)
+    with pytest.raises(UserError, match="max_tokens_per_batch is 8, and the longest training row has"):
+        data.setup("fit")
 
 
 def test_training_on_the_prompt_labels_it(boolq):

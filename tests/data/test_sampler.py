@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lightning.fabric.utilities.data import _set_sampler_epoch
 from torch.utils.data import Dataset
 
-from adapters_pl.data.sampler import LengthSortedSampler, SeededRows, StepLoader, StepSampler
+from adapters_pl.data.sampler import BudgetSampler, LengthSortedSampler, SeededRows, StepLoader, StepSampler
 from adapters_pl.inputs.errors import UserError
 
 PROPERTY = settings(max_examples=80, deadline=None, derandomize=True)
@@ -257,6 +257,79 @@ def test_other_rows_are_refused_in_the_middle_of_an_epoch_only():
     with pytest.raises(UserError, match="stands in the middle of 7 training rows, and here are 6"):
         StepSampler([1] * 6, 2).load_state_dict(state)
     StepSampler([1] * 6, 2).load_state_dict({**state, "rows": 0})
+
+
+# ---- a number of tokens per batch
+
+LENGTHS = st.lists(st.integers(1, 12), max_size=40)
+
+
+def by_tokens(lengths, budget, division=(1, 1), state=None, **options):
+    """Each process's batches of one epoch."""
+    world_size, accumulate = division
+    ranks = []
+    for rank in range(world_size):
+        sampler = BudgetSampler(lengths, lengths, budget, rank=rank, world_size=world_size, accumulate=accumulate)
+        sampler.seed = options.get("seed", 3)
+        if state:
+            sampler.load_state_dict(state)
+        ranks.append(list(sampler))
+        assert state or len(ranks[-1]) == len(sampler)
+    return ranks
+
+
+@PROPERTY
+@given(lengths=LENGTHS, budget=st.integers(12, 60), division=st.tuples(SIZES, SIZES))
+def test_batches_of_a_number_of_tokens_have_every_row_once_and_no_more_padding_than_they_must(
+    lengths, budget, division
+):
+    batches = [batch for batches in by_tokens(lengths, budget, division) for batch in batches if not batch.empty]
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    assert all(len(batch) * max(lengths[row] for row in batch) <= budget for batch in batches)
+    # No other row lies between the shortest and the longest of a batch, and each is as full as the next row allows.
+    batches.sort(key=lambda batch: [-lengths[row] for row in batch])
+    for batch, following in pairwise(batches):
+        assert lengths[batch[-1]] >= lengths[following[0]]
+        assert (len(batch) + 1) * lengths[batch[0]] > budget
+
+
+@PROPERTY
+@given(lengths=LENGTHS, one=st.tuples(SIZES, SIZES), seeds=st.tuples(st.integers(0, 3), st.integers(0, 3)))
+def test_a_step_has_the_same_batches_however_it_is_divided(lengths, one, seeds):
+    world_size, accumulate = one
+    divided = steps(by_tokens(lengths, 30, one, seed=seeds[0]), accumulate)
+    alone = steps(by_tokens(lengths, 30, (1, world_size * accumulate), seed=seeds[0]), world_size * accumulate)
+    assert len(divided) == len(alone)
+    for here, there in zip(divided, alone, strict=True):
+        assert sorted(rows_that_count(here)) == sorted(rows_that_count(there))
+        labelled = max(1, sum(lengths[row] for row in rows_that_count(here)))
+        assert {batch.loss_tokens for batch in (*here, *there)} == {labelled}
+        assert all(len(batch) == 1 for batch in here if batch.empty)
+
+
+def test_the_batches_of_an_epoch_come_in_an_order_of_its_own():
+    sampler = BudgetSampler([1] * 30, [1 + row % 7 for row in range(30)], 8, seed=3)
+    first = [list(batch) for batch in sampler]
+    sampler.set_epoch(1)
+    second = [list(batch) for batch in sampler]
+    assert first != second
+    assert sorted(first) == sorted(second)
+
+
+@PROPERTY
+@given(lengths=LENGTHS, before=st.tuples(SIZES, SIZES), after=st.tuples(SIZES, SIZES), data=st.data())
+def test_batches_of_a_number_of_tokens_go_on_where_training_stopped(lengths, before, after, data):
+    first = by_tokens(lengths, 20, before)
+    done = data.draw(st.integers(0, len(steps(first, before[1])))) * before[1]
+    seen = [row for batches in first for row in rows_that_count(batches[:done])]
+    state = BudgetSampler(lengths, lengths, 20, world_size=before[0], accumulate=before[1]).state_dict(done)
+    left = [row for batches in by_tokens(lengths, 20, after, state) for row in rows_that_count(batches)]
+    assert sorted([*seen, *left]) == list(range(len(lengths)))
+
+
+def test_a_row_longer_than_a_batch_may_be_is_refused():
+    with pytest.raises(UserError, match="max_tokens_per_batch is 8, and the longest training row has 9 tokens: allow"):
+        BudgetSampler([1, 1], [3, 9], 8)
 
 
 # ---- loading

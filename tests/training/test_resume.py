@@ -100,8 +100,9 @@ STEPS = {"max_epochs": -1, "max_steps": 11}
         ((13,), {"trainer": {"val_check_interval": 6}}),  # from a step after which it had validated
         ((17,), {"trainer": {"max_epochs": 2, "val_check_interval": 1.0}}),
         ((8,), {"trainer": {"accumulate_grad_batches": 1, "limit_train_batches": 13}}),
+        ((9,), {"data": {"max_tokens_per_batch": 160}, "every": 1}),
     ],
-    ids=["again", "workers", "steps", "steps-end", "steps-unvalidated", "validated", "validated-at-end", "limited"],
+    ids=["again", "workers", "steps", "steps-end", "unvalidated", "validated", "validated-at-end", "limited", "tokens"],
 )
 def test_a_run_that_was_cut_goes_on_as_if_it_had_not(uninterrupted, cut, batches, settings):
     assert_same(uninterrupted(**settings), cut(*batches, **settings))

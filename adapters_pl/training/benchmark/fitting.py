@@ -96,7 +96,7 @@ def _peft(job: Job, pace: Pace) -> None:
     from transformers import TrainerCallback, TrainingArguments
 
     refuse(job, ["peft"])
-    job.data.packing = False
+    job.data.packing, job.data.max_tokens_per_batch = False, None
     model, adapter = _plain_base(job), job.adapters[0]
     with tempfile.TemporaryDirectory() as folder:
         adapter.attach_to(model, seed=job.seed)

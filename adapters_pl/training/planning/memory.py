@@ -39,6 +39,7 @@ class Setup:
 
     Attributes:
         batch_size: rows per process and batch.
+        by_tokens: whether a number of tokens per batch says how many rows there are.
         eval_batch_size: rows in a batch of the validation; 0 where there is none.
         eval_new_tokens: of an answer that is written in the validation; 0 where only the loss is asked for.
         eval_beams: of the search by which it is written.
@@ -56,6 +57,7 @@ class Setup:
     """
 
     batch_size: int = 4
+    by_tokens: bool = False
     eval_batch_size: int = 0
     eval_new_tokens: int = 0
     eval_beams: int = 1
@@ -78,15 +80,18 @@ class Setup:
         division, offloaded = division_of(trainer.get("strategy") or "auto")
         nodes = int(trainer.get("num_nodes") or 1)
         longest = int(data.get("cutoff", cls.tokens))
+        tokens = min(longest, context_length(module.config) or longest)
+        most = data.get("max_tokens_per_batch")
         validates = data.get("val_size", 1) and trainer.get("limit_val_batches") != 0
         protocol = protocol_named(str(data.get("protocol", "strict")))
         answers = validates and module.monitor == "val_accuracy" and protocol.generates
         return cls(
-            batch_size=data.get("batch_size", cls.batch_size),
+            batch_size=max(1, most // tokens) if most else data.get("batch_size", cls.batch_size),
+            by_tokens=bool(most),
             eval_batch_size=data.get("eval_batch_size", 8) if validates else 0,
             eval_new_tokens=(data.get("max_new_tokens") or max(NEW_TOKENS.values())) if answers else 0,
             eval_beams=protocol.beams,
-            tokens=min(longest, context_length(module.config) or longest),
+            tokens=tokens,
             dtype=_stored_dtype(module) if module.source.dtype == "auto" else getattr(torch, module.source.dtype),
             precision=str(trainer.get("precision") or cls.precision),
             quantization=module.source.quantization or quantisation_of(module.config),

@@ -145,7 +145,8 @@ def _smaller_batches(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Se
         smaller = rows // 2 if rows % 2 == 0 else 1
         rows, batches = smaller, batches * (rows // smaller)
         evaluated = min(setup.eval_batch_size, rows)
-        option = f"--data.batch_size {rows} --trainer.accumulate_grad_batches {batches}"
+        size = f"max_tokens_per_batch {rows * setup.tokens}" if setup.by_tokens else f"batch_size {rows}"
+        option = f"--data.{size} --trainer.accumulate_grad_batches {batches}"
         if evaluated < setup.eval_batch_size:
             option += f" --data.eval_batch_size {evaluated}"
         yield option, replace(setup, batch_size=rows, accumulate=batches, eval_batch_size=evaluated)

@@ -260,6 +260,12 @@ def test_without_data_its_defaults_count():
     assert (setup.devices, setup.division, setup.dtype) == (1, "one", torch.float32)
 
 
+@pytest.mark.parametrize(("most", "rows"), [(1024, 4), (1000, 3), (100, 1)])
+def test_a_number_of_tokens_per_batch_says_how_many_rows_there_are(most, rows):
+    setup = Setup.of(CausalLMModule(LLAMA), trainer(), {"max_tokens_per_batch": most, "batch_size": 9, "cutoff": 256})
+    assert (setup.batch_size, setup.by_tokens) == (rows, True)
+
+
 def test_rows_are_never_longer_than_the_context():
     context = load_config(LLAMA).max_position_embeddings
     assert Setup.of(CausalLMModule(LLAMA), trainer(), {"cutoff": 10**6}).tokens == context

@@ -146,6 +146,14 @@ def test_smaller_batches_keep_the_rows_of_a_step_and_lower_the_validations_too()
     assert all(s.batch_size * s.accumulate == 12 for _, s in found)
 
 
+def test_batches_of_a_number_of_tokens_become_smaller_by_it():
+    setup = replace(CUDA, batch_size=4, by_tokens=True, tokens=256)
+    assert "--data.max_tokens_per_batch 512 --trainer.accumulate_grad_batches 2" in [
+        o for o, _ in easier(setup, Model())
+    ]
+    assert not any("batch_size" in option for option, _ in easier(setup, Model()))
+
+
 @pytest.mark.parametrize(
     ("setup", "never"),
     [
