@@ -26,7 +26,6 @@ from adapters_pl.models.base import (
     Dtype,
     Quantization,
     add_tokens,
-    fingerprint,
     grow_embeddings,
     load_base,
     load_config,
@@ -34,6 +33,7 @@ from adapters_pl.models.base import (
     meta_model,
 )
 from adapters_pl.models.discovery import architecture_of
+from adapters_pl.models.fingerprint import fingerprint
 from adapters_pl.training.adapter_files import SavedAdapters
 from adapters_pl.training.checkpoint import FORMAT, AtomicCheckpointIO, refuse_other_checkpoint
 from adapters_pl.training.strategies import StrategyTraits, traits_of

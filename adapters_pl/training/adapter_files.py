@@ -29,7 +29,8 @@ from adapters_pl.inputs.hub import at_hand, refuse_unreachable
 from adapters_pl.inputs.masking import masked_values
 from adapters_pl.inputs.names import subclasses
 from adapters_pl.inputs.untrusted import has_shape, read_json, reading
-from adapters_pl.models.base import fingerprint, grow_embeddings, same_base
+from adapters_pl.models.base import grow_embeddings
+from adapters_pl.models.fingerprint import fingerprint, same_base
 from adapters_pl.models.slots import place_of
 from adapters_pl.training.checkpoint import build_adapter, check_arguments, read_checkpoint, unread
 

@@ -24,7 +24,8 @@ from adapters_pl import (
 from adapters_pl.adapters import activate, adapter_layers
 from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.cli.main import main
-from adapters_pl.models.base import fingerprint, meta_model
+from adapters_pl.models.base import meta_model
+from adapters_pl.models.fingerprint import fingerprint
 from adapters_pl.training.checkpoint import build_adapter
 from tests.conftest import tiny_config, tiny_model
 from tests.helpers.methods import logits, perturb, tokens, untouched

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters_pl import LoRA, UserError, load_adapter
-from adapters_pl.models.base import fingerprint, load_base, same_base
+from adapters_pl.models.base import load_base
+from adapters_pl.models.fingerprint import fingerprint, same_base
 from tests.conftest import tiny_model
 
 # ---- known again

@@ -17,8 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from adapters_pl import CausalLMModule, LoRA, PEFTAdapter, UserError, load_adapter
 from adapters_pl.cli.main import main
 from adapters_pl.models import quantisation
-from adapters_pl.models.base import fingerprint, load_base, same_base
+from adapters_pl.models.base import load_base
 from adapters_pl.models.discovery import architecture_of
+from adapters_pl.models.fingerprint import fingerprint, same_base
 from adapters_pl.models.placement import linear_modules, linear_sizes, resolve
 from adapters_pl.models.quantisation import dequantised, is_quantised, plain_weight
 from tests.helpers import quantised_grid

@@ -14,7 +14,7 @@ import torch
 from adapters_pl import CausalLMModule, InstructionJSON, LoRA, PrefixTuning, PromptTuning, UserError
 from adapters_pl.adapters import adapter_layers
 from adapters_pl.data.tokens import Collate
-from adapters_pl.models.base import fingerprint, same_base
+from adapters_pl.models.fingerprint import fingerprint, same_base
 from adapters_pl.training import module as module_file
 from adapters_pl.training.module import LinearWarmup
 from tests.conftest import TINY, tiny_model
