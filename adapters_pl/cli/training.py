@@ -38,7 +38,8 @@ from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.masking import masked, masked_values
 from adapters_pl.inputs.names import with_public_names
 from adapters_pl.inputs.untrusted import reason_of
-from adapters_pl.models.base import EMBEDDED, grow_embeddings
+from adapters_pl.models.base import grow_embeddings
+from adapters_pl.models.named import is_name
 from adapters_pl.runs.run import DEFAULT_ROOT, Run
 from adapters_pl.training.adapter_files import SavedAdapters
 from adapters_pl.training.callbacks import Progress, RunRecorder, checkpoint_callbacks
@@ -220,7 +221,8 @@ class TrainingCLI(ConfiguredCLI):
             advice = self.forecast.relief()
         else:
             rows = self.datamodule.eval_batch_size
-            advice = f"Lower --data.eval_batch_size (now {rows}), or hold the base in less: --model.quantization 4bit."
+            less = "--model.dtype bfloat16" if self.model.source.stored_as else "--model.quantization 4bit"
+            advice = f"Lower --data.eval_batch_size (now {rows}), or hold the base in less: {less}."
         last = self.run.checkpoints / "last.ckpt"
         kept = f" Go on from {last} with --ckpt_path {self.run.ckpt_path}." if self.forecast and last.exists() else ""
         return f"out of memory: {first_line(error)}\n{advice}{kept}"
@@ -233,8 +235,8 @@ class TrainingCLI(ConfiguredCLI):
 
 
 def _absolute(value: Any) -> Any:
-    """An existing path made absolute; a name of something embedded is none, even where a folder of that name lies."""
-    if isinstance(value, str) and value not in (*EMBEDDED, PYTHON) and Path(value).expanduser().exists():
+    """An existing path made absolute; a name of ours is none, even where a folder of that name lies."""
+    if isinstance(value, str) and not (is_name(value) or value == PYTHON) and Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
     return value
 

@@ -20,9 +20,12 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from adapters_pl.compat.gguf import without_place
 from adapters_pl.inputs.errors import UserError, first_line, out_of_memory
 from adapters_pl.inputs.hub import at_hand, refuse_unreachable
 from adapters_pl.inputs.untrusted import read_json, reason_of
+from adapters_pl.models import gguf_files
+from adapters_pl.models.named import EMBEDDED, NAMED, find
 from adapters_pl.models.quantisation import (
     Quantization,
     compute_dtype,
@@ -31,9 +34,6 @@ from adapters_pl.models.quantisation import (
 )
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-#: Names of bases that travel inside the package.
-EMBEDDED = {"quickstart": Path(__file__).parents[1] / "quickstart" / "base"}
 
 #: The largest sizes that a base's configuration may state.
 _MOST = {
@@ -47,17 +47,26 @@ _MOST = {
 
 
 def locate(base: str) -> str:
-    """What transformers is given for ``base``: an embedded base's folder, a directory, or a hub id.
+    """Where ``base`` is: an embedded base's folder, a directory, a GGUF file, or a hub id.
 
     Raises:
-        UserError: it looks like a path and no such directory exists, or what is there holds no model.
+        UserError: it looks like a path and no such directory exists, what is there holds no model, or a named base was
+            not fetched.
     """
     if base in EMBEDDED:
         return str(EMBEDDED[base])
+    if base in NAMED:
+        return str(find(base))
     path = Path(base).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"base '{base}': the directory has no config.json, so it holds no model.")
+            found = next(path.glob("*.gguf"), None)
+            named = f" Name the GGUF file that lies in it: {found}" if found else ""
+            raise UserError(f"base '{base}': the directory has no config.json, so it holds no model.{named}")
+        return str(path)
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise UserError(f"base '{base}': no such file; check the path.")
         return str(path)
     if path.is_file() and path.suffix == ".json":
         raise UserError(
@@ -65,32 +74,49 @@ def locate(base: str) -> str:
         )
     looks_like_path = base.startswith((".", "/", "~")) or base.count("/") > 1 or path.exists()
     if looks_like_path or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", base):
-        raise UserError(f"base '{base}': no such directory. Give a model directory or a hub id like org/name.")
+        raise UserError(
+            f"base '{base}': no such directory. Give a model directory, a GGUF file, or a hub id like org/name."
+        )
     return base
+
+
+def _gguf(base: str) -> Path | None:
+    """The GGUF file that ``base`` names, if it names one."""
+    return Path(where) if (where := locate(base)).endswith(".gguf") else None
+
+
+def stored_as(base: str) -> str | None:
+    """How the weights of a base in a GGUF file are quantised, ``Q4_1``; nothing for other bases."""
+    return gguf_files.read_header(file).quantisation if (file := _gguf(base)) else None
 
 
 def _unreachable(base: str, what: str, error: BaseException) -> UserError:
     reason = reason_of(error)
     return UserError(
         f"base '{base}': cannot read its {what}: it is no directory here, and the hub did not give it. ({reason})"
-        if not Path(locate(base)).is_dir()
+        if not Path(locate(base)).exists()
         else f"base '{base}': cannot read its {what}: {reason}"
     )
 
 
 @contextmanager
-def _from_the_hub(base: str, revision: str | None) -> Iterator[None]:
-    """Within it ``base`` is read without waiting for a hub that has no address here.
+def _reading(base: str, revision: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What ``from_pretrained`` is given for ``base``. A hub that has no address here is not waited for.
 
     Raises:
-        UserError: the hub cannot be reached, and the base was never downloaded.
+        UserError: the hub cannot be reached, and the base was never downloaded; or a GGUF file is not as it should be.
     """
-    if Path(locate(base)).is_dir():
-        yield
-        return
-    refuse_unreachable(base, "config.json", revision)
-    with at_hand():
-        yield
+    where = locate(base)
+    if file := _gguf(base):
+        gguf_files.read_header(file)
+        with gguf_files.alone(file) as given:
+            yield given
+    elif Path(where).is_dir():
+        yield where, {}
+    else:
+        refuse_unreachable(base, "config.json", revision)
+        with at_hand():
+            yield where, {"revision": revision}
 
 
 def load_config(base: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -100,18 +126,19 @@ def load_config(base: str, revision: str | None = None, trust_remote_code: bool 
     """
     file = Path(base).expanduser()
     alone = base not in EMBEDDED and file.is_file() and file.suffix == ".json"
-    where = str(file) if alone else locate(base)
-    with nullcontext() if alone else _from_the_hub(base, revision):
+    opened: Any = nullcontext((str(file), {})) if alone else _reading(base, revision)
+    with opened as (where, how):
         try:
-            if Path(where).is_dir() or alone:
+            if "gguf_file" not in how and Path(where).exists():
                 read_json(file if alone else Path(where) / "config.json")
-            config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=trust_remote_code)
+            config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code, **how)
         except UserError as error:
             raise UserError(f"base '{base}': {error}") from error
         except Exception as error:  # what the library raises differs from key to key of a wrong file
             if alone:
                 raise UserError(f"base '{base}': this file is no model configuration: {first_line(error)}") from error
             raise _unreachable(base, "configuration", error) from error
+    config.name_or_path = base if "gguf_file" in how else config.name_or_path
     # These may name a repository of the hub, whose code would be fetched and run.
     config._attn_implementation = None
     config._experts_implementation = None
@@ -141,10 +168,10 @@ def load_tokenizer(base: str, revision: str | None = None, trust_remote_code: bo
         UserError: there is no tokenizer, or it has no end token, without which no answer could ever end.
     """
     try:
-        with _from_the_hub(base, revision):
-            tokenizer: Any = AutoTokenizer.from_pretrained(
-                locate(base), revision=revision, trust_remote_code=trust_remote_code
-            )
+        with _reading(base, revision) as (where, how):
+            tokenizer: Any = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code, **how)
+            if "gguf_file" in how:
+                tokenizer.name_or_path = base
         tokenizer("Is 1 + 1 = 2?\n\u00e9\u4e2d")  # settings that are not as they should be show when they are used
         end, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
     except UserError:
@@ -177,7 +204,7 @@ def load_base(
     """Load ``base`` frozen and in evaluation mode.
 
     Args:
-        base: the name of an embedded base, a model directory or a hub id.
+        base: the name of a base, a model directory, a GGUF file, whose weights are dequantised, or a hub id.
         revision: branch, tag or commit on the hub.
         dtype: ``auto`` is the dtype the weights are stored in.
         attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2``; transformers' choice if not given.
@@ -194,6 +221,12 @@ def load_base(
     config = load_config(base, revision, trust_remote_code)
     if random_init and quantization:
         raise UserError("random_init has no weights that could be quantised; leave out --model.quantization.")
+    file = _gguf(base)
+    if file and quantization:
+        raise UserError(
+            f"base '{base}': its weights are stored in {stored_as(base)}, and quantising them once more would round "
+            "them twice: leave out --model.quantization, or name the model that the file was made from."
+        )
     torch_dtype: Any = dtype if dtype == "auto" else getattr(torch, dtype)
     device = device or torch.device("cpu")
     quantised = {} if random_init else loading_arguments(base, config, quantization, device)
@@ -209,19 +242,23 @@ def load_base(
                     **extra,
                 )
         else:
-            with _from_the_hub(base, revision), _without_report():
+            with _reading(base, revision) as (where, how), _without_report():
                 loaded: Any = AutoModelForCausalLM.from_pretrained(
-                    locate(base),
+                    where,
                     config=copy.deepcopy(config),
-                    revision=revision,
                     dtype=torch_dtype,
                     trust_remote_code=trust_remote_code,
                     output_loading_info=True,
                     ignore_mismatched_sizes=True,  # they are refused below, by name
+                    **how,
                     **quantised,
                     **extra,
                 )
             model, found = loaded
+            if file:
+                found["unexpected_keys"] = without_place(gguf_files.read_header(file).tensors, model)
+                gguf_files.plain(model)
+                model.config.name_or_path = base
             _refuse_partly_loaded(base, model, found)
     except (UserError, ImportError):
         raise

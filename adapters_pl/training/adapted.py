@@ -31,6 +31,7 @@ from adapters_pl.models.base import (
     load_config,
     load_tokenizer,
     meta_model,
+    stored_as,
 )
 from adapters_pl.models.discovery import architecture_of
 from adapters_pl.models.fingerprint import fingerprint
@@ -61,6 +62,11 @@ class BaseSource:
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base's tokenizer with the tokens that are added to it, read on first use."""
         return add_tokens(load_tokenizer(self.base, self.revision, self.trust_remote_code), self.add_tokens)
+
+    @property
+    def stored_as(self) -> str | None:
+        """How the weights of a base in a GGUF file are quantised; nothing for other bases."""
+        return stored_as(self.base)
 
     def load(self, device: torch.device | None) -> PreTrainedModel:
         """The base with its weights; a quantised one is made on ``device``."""

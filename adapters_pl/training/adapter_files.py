@@ -31,6 +31,7 @@ from adapters_pl.inputs.names import subclasses
 from adapters_pl.inputs.untrusted import has_shape, read_json, reading
 from adapters_pl.models.base import grow_embeddings
 from adapters_pl.models.fingerprint import fingerprint, same_base
+from adapters_pl.models.named import NAMED
 from adapters_pl.models.slots import place_of
 from adapters_pl.training.checkpoint import build_adapter, check_arguments, read_checkpoint, unread
 
@@ -54,7 +55,9 @@ def save_adapter(
         model: the model that holds the adapter.
         adapter: which of its adapters.
         path: the directory; made if it is not there.
-        base: what the directory calls its base; the model's own name if not given.
+        base: what the directory calls its base; the model's own name if not given. Of a named base that was fetched
+            the directory names the hub id that it was made from, which other tools can load, and the weights' file
+            keeps the name, by which the base is found again here.
         add_tokens: tokens that the base's tokenizer was given before training; they are noted beside the weights.
     """
     config, tensors = adapter.to_peft(model)
@@ -63,7 +66,10 @@ def save_adapter(
     metadata = {"format": "pt", **{key: str(getattr(text, key)) for key in _STRUCTURE}}
     if add_tokens:
         metadata["add_tokens"] = json.dumps(add_tokens)
-    config = masked_values({"base_model_name_or_path": base or model.config.name_or_path or None, **config})
+    base = base or model.config.name_or_path or None
+    if base in NAMED:
+        metadata["base"], base = base, NAMED[base].hub_id
+    config = masked_values({"base_model_name_or_path": base, **config})
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as temporary:
@@ -272,7 +278,8 @@ def base_of(path: str | Path) -> tuple[str | None, str | None]:
         base, revision = config.get("base_model_name_or_path"), config.get("revision")
         if not has_shape([base, revision], [(str, None)]):
             raise UserError(f"{source / CONFIG_NAME}: the name of its base is no text; mend it, or pass --model.base.")
-        return base, revision
+        named = NAMED.get(_noted(source).get("base", ""))
+        return (named.name if named and named.hub_id == base else base), revision
     ours, _ = read_checkpoint(source)
     return ours["base"]["id"], ours["base"]["revision"]
 
@@ -320,6 +327,15 @@ def _read_directory(folder: Path, base: PretrainedConfig, name: str) -> SavedAda
     return SavedAdapters(
         folder, [adapter], tensors, lambda adapter, name: adapter.peft_key(name), base_id, check, added
     )
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    """What the weights' file of a directory says beside its tensors; nothing where it cannot be read."""
+    try:
+        with safe_open(folder / WEIGHTS_NAME, "pt") as opened:
+            return opened.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
 
 
 def _read_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

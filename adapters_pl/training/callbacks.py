@@ -210,6 +210,7 @@ class RunRecorder(Callback):
                 predictions,
                 self.overwrite,
                 protocol=data.asking.protocol.name,
+                base={"id": pl_module.base, "stored_as": pl_module.source.stored_as},
                 command=command,
                 seed=data.seed,
                 config=yaml.safe_load(self.config),

@@ -46,7 +46,12 @@ from adapters_pl.training.hardware import free_host_memory, total_host_memory, u
 COUNTING = 2.0
 
 #: What needs an extra.
-NEEDS = {"peft": "PEFTAdapter", "quant": "--model.quantization 8bit or 4bit", "test": "make test"}
+NEEDS = {
+    "peft": "PEFTAdapter",
+    "quant": "--model.quantization 8bit or 4bit",
+    "gguf": "--model.base FILE.gguf",
+    "test": "make test",
+}
 
 _GIB = 2**30
 

@@ -158,7 +158,8 @@ def _bfloat16(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
 
 
 def _quantising(setup: Setup, model: MemoryModel) -> Iterator[tuple[str, Setup]]:
-    if setup.quantization is None and setup.division != "fsdp" and not model.module.source.random_init:
+    source = model.module.source
+    if setup.quantization is None and setup.division != "fsdp" and not (source.random_init or source.stored_as):
         yield "--model.quantization 8bit", replace(setup, quantization="8bit")
         yield "--model.quantization 4bit", replace(setup, quantization="4bit")
 
