@@ -142,19 +142,19 @@ def load_config(base: str, revision: str | None = None, trust_remote_code: bool 
     # These may name a repository of the hub, whose code would be fetched and run.
     config._attn_implementation = None
     config._experts_implementation = None
-    _refuse_impossible_sizes(base, config)
+    _refuse_impossible_sizes(base, config, "header" if "gguf_file" in how else "config.json")
     return config
 
 
-def _refuse_impossible_sizes(base: str, config: PretrainedConfig) -> None:
+def _refuse_impossible_sizes(base: str, config: PretrainedConfig, settings: str) -> None:
     """Raise ``UserError`` for sizes that no model has, before something is built that large."""
     text = config.get_text_config()
     for key, most in _MOST.items():
         size = getattr(text, key, None)
         if size is not None and not (isinstance(size, int) and 1 <= size <= most):
             raise UserError(
-                f"base '{base}': its config.json says {key} {size!r:.80}, which has to be a number from 1 to {most:,}. "
-                "Mend it, or copy the directory again."
+                f"base '{base}': its {settings} says {key} {size!r:.80}, which has to be a number from 1 to "
+                f"{most:,}. Mend it, or copy the base again."
             )
 
 
@@ -287,17 +287,18 @@ def _refuse_partly_loaded(base: str, model: PreTrainedModel, found: dict[str, An
     """Raise ``UserError`` unless the files held every weight of ``model`` and no other, all of them finite."""
     # Older files hold buffers that models make themselves by now: masks, and rotary frequencies.
     made = re.compile(r"(^|\.)((attn|attention)\.(masked_)?bias|rotary_emb\.inv_freq)$")
+    settings = "header" if _gguf(base) else "config.json"
     unexpected = [key for key in found["unexpected_keys"] if not made.search(key)]
     for what, keys in (
         ("lack", found["missing_keys"]),
-        ("hold, of another shape than config.json says,", [key for key, *_ in found["mismatched_keys"]]),
+        (f"hold, of another shape than its {settings} says,", [key for key, *_ in found["mismatched_keys"]]),
         ("hold what the model has no place for:", unexpected),
     ):
         if keys:
             first, more = min(keys), f" and {len(keys) - 1} more" if len(keys) > 1 else ""
             raise UserError(
-                f"base '{base}': its weights {what} {first}{more}. Copy or download the directory again, or mend its "
-                "config.json; random weights are had with --model.random_init true."
+                f"base '{base}': its weights {what} {first}{more}. Copy or download the base again, or mend its "
+                f"{settings}; random weights are had with --model.random_init true."
             )
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point() and not parameter.is_meta and not bool(parameter.isfinite().all()):

@@ -83,7 +83,7 @@ UP = "model.layers.1.mlp.up_proj.weight"
         (lambda w: w.pop(UP), {}, f"its weights lack {UP}"),
         (lambda w: None, {"num_hidden_layers": 4}, r"its weights lack model\.layers\.2\..* and 17 more"),
         (lambda w: None, {"num_hidden_layers": 1}, r"no place for: model\.layers\.1\..* and 8 more"),
-        (lambda w: w.update({UP: torch.zeros(3, 3)}), {}, f"of another shape than config.json says, {UP}"),
+        (lambda w: w.update({UP: torch.zeros(3, 3)}), {}, f"of another shape than its config.json says, {UP}"),
         (lambda w: w.update({"tower.weight": torch.zeros(3)}), {}, "no place for: tower.weight"),
         (lambda w: w[UP][3].fill_(torch.nan), {}, f"{UP} holds values that are not finite"),
     ],
