@@ -217,6 +217,12 @@ class AdaptedBase(LightningModule):
             if not self.model.supports_gradient_checkpointing:
                 raise UserError(f"{type(self.model).__name__} has no activation checkpointing: switch it off.")
             compute_activations_again(self.model)
+        if (
+            stage == "fit"
+            and self.model.config._attn_implementation == "flex_attention"
+            and self.computes_on.type == "cpu"
+        ):
+            raise UserError("flex_attention has no backward pass on a CPU: take --model.attn_implementation sdpa.")
         if stage == "fit" and self.compiles_layers:
             compile_layers(self.model)
 

@@ -47,7 +47,8 @@ class CausalLMModule(AdaptedBase):
         revision: branch, tag or commit on the hub.
         dtype: of the frozen base; ``auto`` is what its weights are stored in. Adapters' parameters are float32,
             and compute in the base's.
-        attn_implementation: ``eager``, ``sdpa`` or ``flash_attention_2``; transformers' choice if not given.
+        attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` or ``flex_attention``, of which the last two
+            compute nothing between packed rows; transformers' choice if not given.
         quantization: hold the base in ``8bit`` or ``4bit`` (nf4, double quantisation); needs the extra ``quant``.
         activation_checkpointing: keep only what enters each decoder layer and compute the rest again in the backward
             pass: less memory for about a third more time.

@@ -173,6 +173,29 @@ def test_flash_attention_is_known_by_its_name():
     assert module.takes_one_packed_sequence
 
 
+@pytest.mark.slow  # on a CPU it is compiled
+def test_flex_attention_keeps_packed_rows_apart():
+    module = CausalLMModule()
+    module.model = tiny_model("llama")
+    module.source.config = module.model.config
+    module.model.set_attn_implementation("flex_attention")
+    apart, packed = (Collate(0, size)(items(LENGTHS)) for size in (None, 40))
+    assert len(packed["input_ids"]) == 2
+    with torch.no_grad():
+        one, other = (module.label_losses(module.hidden_states(b), b["labels"]).sum() for b in (apart, packed))
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=0)
+
+
+def test_flex_attention_is_refused_where_it_cannot_train(make_base, rows_file, tmp_path):
+    trainer = Trainer(
+        accelerator="cpu", callbacks=[LoRA(rank=2)], logger=False, default_root_dir=tmp_path,
+        enable_checkpointing=False, enable_model_summary=False,
+    )  # fmt: skip
+    data = InstructionJSON(path=str(rows_file), val_size=0)
+    with pytest.raises(UserError, match="flex_attention has no backward pass on a CPU: take"):
+        trainer.fit(CausalLMModule(str(make_base()), attn_implementation="flex_attention"), data)
+
+
 def test_a_batch_of_several_sequences_that_leak_is_noticed(flash):
     assert len(Collate(0, 32)(items(LENGTHS))["input_ids"]) > 1
     with pytest.raises(UserError, match="cannot keep packed rows apart"):
