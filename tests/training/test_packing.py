@@ -7,7 +7,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lightning.pytorch import Trainer
 
@@ -16,6 +16,7 @@ from adapters_pl.data.tokens import Collate, TokenRow, TrainingRows, _balanced
 from adapters_pl.training.checks import check_packing
 from tests.conftest import tiny_model
 
+PROPERTY = settings(max_examples=100, deadline=None, derandomize=True)
 LENGTHS = [(5, 3), (20, 9), (7, 1), (12, 14), (3, 2)]
 
 
@@ -25,6 +26,7 @@ def items(lengths):
     return [TrainingRows([TokenRow(i, draw(p), draw(r))])[0] for i, (p, r) in enumerate(lengths)]
 
 
+@PROPERTY
 @given(
     st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=12),
     st.integers(8, 90),
@@ -53,6 +55,7 @@ def test_every_token_of_every_row_is_there_once_and_in_order(lengths, size):
     assert len(batch["input_ids"]) <= len(rows)
 
 
+@PROPERTY
 @given(st.lists(st.integers(2, 60), min_size=2, max_size=12), st.integers(8, 200))
 def test_sequences_are_as_few_as_the_size_asks_for_and_about_as_long(lengths, size):
     sequences = _balanced(lengths, size)
@@ -67,6 +70,7 @@ def test_sequences_are_as_few_as_the_size_asks_for_and_about_as_long(lengths, si
     assert len(sequences) == 1 or sum(lengths) > (len(sequences) - 1) * max(size, *lengths) * 0.5
 
 
+@PROPERTY
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=12), st.integers(8, 90), st.booleans())
 def test_a_batch_is_packed_where_that_saves_tokens_and_never_has_more_of_them(lengths, size, one_sequence):
     rows = items([(length, 1) for length in lengths])
