@@ -133,6 +133,13 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
 
 
+def _report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("names", nargs="+", metavar="RUN_OR_STUDY", help="directories, or names below the root")
+    parser.add_argument("--out", required=True, metavar="DIR", help="new, empty, or with an earlier report to replace")
+    parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs and studies are (default: runs)")
+    parser.add_argument("--rows", type=int, default=6, help="of a set and two runs, how many rows that differ (6)")
+
+
 def _runs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs and studies are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the same as JSON, with every figure")
@@ -159,6 +166,7 @@ COMMANDS: dict[str, Command] = {
     "data": Command("list, fetch, verify and show the published datasets", "cli.commands.data:main", _data),
     "base": Command("list the bases that have a name, and fetch them", "cli.commands.base:main", _base),
     "compare": Command("test results of several runs, with their significance", "cli.commands.compare:main", _compare),
+    "report": Command("write runs and studies as a page, figures and tables", "cli.commands.report:main", _report),
     "runs": Command("list runs and studies with what they found", "cli.commands.runs:main", _runs),
     "recipes": Command("list the configurations that --config finds by name", "runs.recipes:main", _recipes),
     "doctor": Command("say what this machine has, and what would fail on it", "cli.commands.doctor:main", _doctor),

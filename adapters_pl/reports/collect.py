@@ -7,7 +7,7 @@ the run, and the rest of it is shown.
 from __future__ import annotations
 
 import csv
-import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -83,7 +83,7 @@ class RunSeen:
     def seed(self) -> int | None:
         """What everything random was drawn by."""
         seed = self.config.get("seed_everything")
-        return seed if isinstance(seed, int) else None
+        return seed if has_shape(seed, int) else None
 
     @property
     def average(self) -> float | None:
@@ -179,6 +179,20 @@ def find(name: str, root: Path) -> RunSeen | StudySeen:
     raise UserError(f"'{name}' is no run and no study, here or in {root}: {did_you_mean(name, known)}")
 
 
+def find_all(names: Sequence[str], root: Path) -> list[RunSeen | StudySeen]:
+    """Each of :func:`find`, once, and where two have one name with their folders before it.
+
+    Raises:
+        UserError: a name is neither a run's nor a study's.
+    """
+    found = list({one.path.resolve(): one for one in (find(name, root) for name in names)}.values())
+    often = [name for name, count in Counter(one.name for one in found).items() if count > 1]
+    for one in found:
+        if one.name in often:
+            one.name = f"{one.path.resolve().parent.name}/{one.name}"
+    return found
+
+
 def below(root: Path) -> list[RunSeen | StudySeen]:
     """Every run and study directly below ``root``, by name; the numbers in names count as numbers."""
     return [read_study(path) if (path / _OF_STUDY).is_file() else read_run_directory(path) for path in _below(root)]
@@ -202,7 +216,7 @@ def read_run_directory(path: Path, prefix: str = "") -> RunSeen:
     elif isinstance(recorded := seen.results.get("config"), dict):
         seen.config = recorded
     took = effort.read_effort(Run(path)) or {}
-    odd = [key for key in ("seconds", "peak_bytes") if not is_number(took.get(key))]
+    odd = [key for key in ("trainable_parameters", "seconds", "peak_bytes") if not is_number(took.get(key))]
     seen.effort = {key: value for key, value in took.items() if key not in odd}
     if (path / "trial.json").is_file():
         seen.trial = tried(lambda: _trial(path / "trial.json"), None)
@@ -228,7 +242,7 @@ def _sets(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     for name, figures in results.get("sets", {}).items():
         if not has_shape(figures, {"n": int, "accuracy": (int, float)}) or figures["n"] < 1:
             continue
-        if not is_share(figures["accuracy"]):
+        if not is_share(figures["accuracy"]) or not is_number(figures["n"]):
             continue
         interval, base = figures.get("interval"), figures.get("base_accuracy")
         known = isinstance(interval, list) and len(interval) == 2 and all(is_share(bound) for bound in interval)
@@ -243,8 +257,8 @@ def is_share(value: Any) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a number that can be reckoned with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e300 < value < 1e300
 
 
 def _trial(path: Path) -> dict[str, Any]:
@@ -268,7 +282,7 @@ def _curves(path: Path) -> dict[str, Curve]:
                 for key, text in row.items():
                     if key in (None, "step", "epoch") or not text or not step.isdigit():
                         continue
-                    if math.isfinite(value := float(text)):
+                    if is_number(value := float(text)):
                         found.setdefault(key, []).append((int(step), value))
     return found
 

@@ -27,7 +27,7 @@ def records(marks: str, name="sums", output="The answer is {}.", base=None) -> l
     found = []
     for row, mark in enumerate(marks):
         said = str(row) if mark == "+" else "?"
-        record = {"row": row, "id": f"{name}-{row}", "output": output.format(said), "prediction": said}
+        record = {"row": row, "id": f"{name}-{row}", "output": output.replace("{}", said), "prediction": said}
         record |= {"gold": str(row), "correct": mark == "+", "finish": "stop", "tokens": 4}
         if base is not None:
             record |= {"base_prediction": "0", "base_correct": base[row] == "+"}
@@ -75,7 +75,7 @@ def write_run(folder, sets, *, about=None, parameters=1000, state="complete", lo
 def write_study(folder, axes, trials):
     """A study with an ordinary run for each of ``trials``: (values, state, sets)."""
     folder.mkdir(parents=True)
-    (folder / "study.yaml").write_text(yaml.safe_dump({"name": folder.name, "axes": axes}))
+    (folder / "study.yaml").write_text(yaml.safe_dump({"name": folder.name, "axes": axes}, sort_keys=False))
     for number, (values, state, sets) in enumerate(trials):
         run = write_run(folder / f"trial-{number}", sets, about=config(**{"seed": values.get("seed_everything", 0)}))
         trial = {"study": folder.name, "number": number, "values": values, "state": state, "error": None}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import shutil
 import sys
 from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +15,12 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl.cli.configuration import find_named, refuse_empty
-from adapters_pl.inputs.errors import UserError, first_line, system_error
+from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.models.base import add_tokens, load_base, load_config, load_tokenizer, meta_model
 from adapters_pl.models.quantisation import Quantization, dequantise_model, quantisation_of, short_name
 from adapters_pl.models.slots import slot_of
-from adapters_pl.runs.run import DEFAULT_ROOT, locked
+from adapters_pl.runs.at_once import directory_at_once
+from adapters_pl.runs.run import DEFAULT_ROOT
 from adapters_pl.training.adapter_files import base_of, find_adapter, import_adapters, read_adapter, save_adapter
 from adapters_pl.training.checkpoint import read_checkpoint
 
@@ -71,7 +69,7 @@ def export_adapter(source: str | Path, out: str | Path, base: str, revision: str
             if saved.add_tokens:
                 add_tokens(load_tokenizer(base, revision), saved.add_tokens).save_pretrained(own)
 
-    return _at_once(out, write)
+    return directory_at_once(out, write, "export")
 
 
 def export_merged(
@@ -123,7 +121,7 @@ def export_merged(
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
 
-    return _at_once(out, write)
+    return directory_at_once(out, write, "export")
 
 
 def untie_adapted(model: PreTrainedModel) -> None:
@@ -161,42 +159,3 @@ def push(folder: Path, repository: str) -> str:
         return str(api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload from adapters-pl"))
     except Exception as error:  # its client and its client's client have errors of their own
         raise UserError(f"The hub did not take {repository}; {folder} is written. ({first_line(error)})") from error
-
-
-def _at_once(out: str | Path, write: Callable[[Path], Any]) -> Path:
-    """Let ``write`` fill a directory that appears as ``out`` when it is whole, or not at all.
-
-    Until then it is hidden and ends in the number of its process. What a killed one left is removed.
-    """
-    target = Path(out).expanduser()
-    try:
-        taken = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    except OSError as error:  # a name that is too long, a link to itself
-        raise UserError(f"--out {out} cannot be made: {error.strerror}.") from error
-    if taken:
-        raise UserError(f"--out {out} exists and is not empty; name another directory, nothing is overwritten.")
-    folder = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with locked(target.with_name(f".{target.name}.lock")) as alone:
-            if not alone:
-                raise UserError(f"another export writes --out {out}; wait until it has ended.")
-            for left in target.parent.glob(f".{glob.escape(target.name)}.*"):
-                if left.suffix[1:].isdigit():
-                    shutil.rmtree(left)
-            try:
-                folder.mkdir()
-                write(folder)
-                os.replace(folder, target)
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-    except UserError:
-        raise
-    except Exception as error:
-        if (refused := system_error(error)) is None:
-            raise
-        raise UserError(
-            f"--out {out} cannot be made ({refused.strerror}); nothing is left of it. "
-            "Mend that, or name another directory."
-        ) from error
-    return target

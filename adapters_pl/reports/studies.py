@@ -1,0 +1,242 @@
+"""A study: accuracy along each varied key, one line for each combination of the others, over seeds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import mean, stdev
+from typing import Any
+
+from adapters_pl.reports.collect import RunSeen, StudySeen, is_number, mean_accuracy
+from adapters_pl.reports.drawing import in_rows, log_scale, look, new_figure
+from adapters_pl.reports.section import Figure, Section, listed
+from adapters_pl.reports.tables import Column, Form, Table
+from adapters_pl.reports.texts import in_one_line
+
+#: The most sets that have a panel each beside their average, and the most lines in a panel.
+_PANELS, _LINES = 5, 8
+_LOSS = "lowest validation loss"
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """What is compared: accuracies of tested sets, or where nothing was tested the validation loss."""
+
+    names: tuple[str, ...]
+    tested: bool
+
+    def panels(self) -> list[str]:
+        """What has a panel: the sets, and their average before them."""
+        if not self.tested or len(self.names) == 1:
+            return list(self.names)
+        return [f"average of {len(self.names)} sets", *(self.names if len(self.names) <= _PANELS else ())]
+
+    def of(self, trial: RunSeen, panel: str) -> float | None:
+        """A trial's value in a panel; accuracies in 0..1."""
+        if not self.tested:
+            return min((value for _, value in trial.curves.get("val_loss", [])), default=None)
+        return mean_accuracy(trial, [panel] if panel in self.names else list(self.names))
+
+    @property
+    def form(self) -> Form:
+        """How values are shown."""
+        return "percent" if self.tested else "loss"
+
+    @property
+    def label(self) -> str:
+        """What the vertical axis is called."""
+        return "accuracy, %" if self.tested else f"{_LOSS}, nats a token"
+
+
+@dataclass(frozen=True)
+class _Point:
+    """The trials of one value of the axis, and of one combination of the other keys: their values over seeds."""
+
+    x: Any
+    group: str
+    values: tuple[float, ...]
+
+
+def study_section(study: StudySeen, number: int) -> Section:
+    """Curves along every varied key, and all trials.
+
+    Args:
+        study: what was read of it.
+        number: among the studies of the report.
+    """
+    called = in_one_line(study.name, 60)
+    section = Section(f"study-{number}", f"Study {called}", missing=[_said(study, line) for line in study.problems])
+    complete = [trial for trial in study.trials if trial.trial is not None and trial.state == "complete"]
+    states = [f"{len(list(them))} {state}" for state, them in groupby(sorted(trial.state for trial in study.trials))]
+    section.text.append(f"{len(study.trials)} trials: {listed(states) or 'none yet'}.")
+    section.missing += [_said(study, line) for trial in study.trials for line in trial.problems]
+    if lost := [trial.name for trial in study.trials if trial.trial is None]:
+        section.missing.append(f"Without a trial.json that can be read, and left out of the curves: {listed(lost)}.")
+    measure = _measure(complete)
+    varied = [key for key, values in study.axes.items() if len(values) > 1 and not _is_seed(key)]
+    if not complete:
+        section.missing.append("No trial is complete, so there is no curve.")
+    elif measure is None:
+        section.missing.append("No complete trial was tested or validated, so there is no curve.")
+    elif not varied:
+        section.missing.append("No key but the seed has more than one value, so there is no curve.")
+    else:
+        for place, key in enumerate(varied):
+            section.parts += _along(study, complete, measure, varied, key, f"study-{number}-{place + 1}")
+    if study.trials:
+        section.parts.append(_trials(study, measure, f"study-{number}-trials"))
+    return section
+
+
+def _said(study: StudySeen, line: str) -> str:
+    return in_one_line(line.replace(str(study.path), study.name), 300)
+
+
+def _measure(complete: Sequence[RunSeen]) -> _Measure | None:
+    tested = [trial for trial in complete if trial.sets]
+    names = tuple(name for name in (tested[0].sets if tested else ()) if all(name in trial.sets for trial in tested))
+    if names:
+        return _Measure(names, True)
+    return _Measure((_LOSS,), False) if any(trial.curves.get("val_loss") for trial in complete) else None
+
+
+def _is_seed(key: str) -> bool:
+    return key.rpartition(".")[2] in ("seed", "seed_everything")
+
+
+def _along(
+    study: StudySeen, complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str, name: str
+) -> list[Figure | Table]:
+    """The figure along ``key``, and its table."""
+    panels = measure.panels()
+    points = {panel: _points(complete, measure, varied, key, panel) for panel in panels}
+    groups = list(dict.fromkeys(point.group for found in points.values() for point in found))
+    short = in_one_line(_short(key), 40)
+    columns = (
+        *(Column("shown"), Column(short, "text", key), *([Column("other keys")] if len(varied) > 1 else [])),
+        *(Column("seeds", "count"), Column("mean", measure.form), Column("least", measure.form)),
+        *(Column("most", measure.form), Column("sd over seeds", measure.form)),
+    )
+    table = Table(name, f"Along {short}, {measure.label}", columns)
+    for panel in panels:
+        for point in points[panel]:
+            spread = stdev(point.values) if len(point.values) > 1 else None
+            numbers = [len(point.values), mean(point.values), min(point.values), max(point.values), spread]
+            other = [point.group] if len(varied) > 1 else []
+            table.rows.append([panel, _text(point.x), *other, *numbers])
+    seeds = sorted({len(point.values) for found in points.values() for point in found})
+    bars = "one seed each, so there is no interval over seeds"
+    if seeds != [1]:
+        bars = "small points are seeds, bars reach from the least to the most of them, lines join their means"
+    what = measure.label[0].upper() + measure.label[1:]
+    caption = f"{what}, by {short}; {bars}; n = {' or '.join(map(str, seeds))} trials a point."
+    if len(groups) > _LINES:
+        caption += f" The first {_LINES} of {len(groups)} combinations of the other keys; the table has all."
+    figure = Figure(
+        name, f"{what.partition(',')[0]} along {short}", caption, lambda: _draw(points, groups, measure, short)
+    )
+    return [figure, table]
+
+
+def _points(
+    complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str, panel: str
+) -> list[_Point]:
+    found: dict[tuple[str, str], tuple[Any, list[float]]] = {}
+    for trial in complete:
+        values = (trial.trial or {}).get("values", {})
+        value = measure.of(trial, panel)
+        if value is None or key not in values:
+            continue
+        group = ", ".join(f"{_short(other)} {_text(values.get(other))}" for other in varied if other != key)
+        found.setdefault((group, _text(values[key])), (values[key], []))[1].append(value)
+    points = [_Point(x, group, tuple(values)) for (group, _), (x, values) in found.items()]
+    return sorted(points, key=lambda point: (point.group, _order(point.x)))
+
+
+def _order(value: Any) -> tuple[int, float, str]:
+    return (0, float(value), "") if is_number(value) else (1, 0.0, _text(value))
+
+
+def _short(key: str) -> str:
+    return key.removesuffix(".class_path").replace(".init_args.", ".").rpartition(".")[2] or key
+
+
+def _text(value: Any) -> str:
+    """A key's value in a word: a class by its name and arguments, anything else as it is written."""
+    if isinstance(value, dict) and isinstance(value.get("class_path"), str):
+        arguments = value.get("init_args")
+        own = [f"{k} {_text(v)}" for k, v in arguments.items()] if isinstance(arguments, dict) else []
+        return in_one_line(" ".join([value["class_path"].rpartition(".")[2], *own]), 60)
+    return in_one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 60)
+
+
+def _draw(points: dict[str, list[_Point]], groups: Sequence[str], measure: _Measure, short: str) -> Any:
+    everything = [point for found in points.values() for point in found]
+    xs = list(dict.fromkeys(_text(point.x) for point in sorted(everything, key=lambda point: _order(point.x))))
+    numeric = {_text(point.x): float(point.x) for point in everything if is_number(point.x)}
+    as_numbers = len(numeric) == len(xs)
+    at = numeric if as_numbers else {x: float(place) for place, x in enumerate(xs)}
+    scale = 100 if measure.tested else 1
+    rows, columns = in_rows(len(points))
+    figure, axes = new_figure(rows, columns, 9.6 if columns > 1 else 6, 3.1 * rows + 0.4, sharey=measure.tested)
+    handles: dict[str, Any] = {}
+    for axis, (panel, found) in zip(axes, points.items(), strict=False):
+        axis.set_title(in_one_line(panel, 30))
+        for place, group in enumerate(groups[:_LINES]):
+            own, style = [point for point in found if point.group == group], look(place)
+            # Beside each other, where the places have no distance that means anything.
+            aside = 0 if as_numbers else 0.06 * (place - (min(len(groups), _LINES) - 1) / 2)
+            where = [at[_text(point.x)] + aside for point in own]
+            means = [scale * mean(point.values) for point in own]
+            low = [m - scale * min(point.values) for m, point in zip(means, own, strict=True)]
+            high = [scale * max(point.values) - m for m, point in zip(means, own, strict=True)]
+            line = axis.errorbar(
+                *(where, means),
+                yerr=[low, high],
+                color=style.color,
+                marker=style.marker,
+                linestyle=style.line,
+                capsize=3,
+            )
+            handles.setdefault(group, line)
+            for x, point in zip(where, own, strict=True):
+                if len(point.values) > 1:
+                    seeds = [scale * value for value in point.values]
+                    axis.plot([x] * len(seeds), seeds, ".", color=style.color, alpha=0.6, markersize=4)
+        if as_numbers and log_scale(axis, "x", list(at.values()), 7):
+            axis.minorticks_off()
+        axis.set_xticks([at[x] for x in xs], xs, rotation=0 if max(map(len, xs)) < 8 else 20)
+        axis.set_xlabel(short)
+        axis.margins(x=0.08)
+    for axis in axes[:: max(1, columns)]:
+        axis.set_ylabel(measure.label)
+    for axis in axes[len(points) :]:
+        axis.remove()
+    if list(handles) != [""]:
+        count = min(3, len(handles))
+        labels = [in_one_line(group, 44) for group in handles]
+        figure.legend(list(handles.values()), labels, loc="outside lower left", ncols=count, handlelength=3.4)
+    return figure
+
+
+def _trials(study: StudySeen, measure: _Measure | None, name: str) -> Table:
+    keys, panels = list(study.axes), measure.panels() if measure else []
+    form = measure.form if measure else "text"
+    columns = (
+        *(Column("trial"), *(Column(in_one_line(_short(key), 30), "text", key) for key in keys), Column("state")),
+        *(Column(panel, form) for panel in panels),
+        *(Column("trainable parameters", "count"), Column("training time, s", "seconds", "seconds")),
+        *(Column("peak memory, GiB", "gib", "peak_bytes"), Column("error")),
+    )
+    title = f"Every trial{f'; {measure.label}' if measure else ''}"
+    table = Table(name, title, columns)
+    for trial in study.trials:
+        about = trial.trial or {"values": {}}
+        values = [_text(about["values"][key]) if key in about["values"] else None for key in keys]
+        shares = [measure.of(trial, panel) for panel in panels] if measure else []
+        took = [trial.effort.get(key) for key in ("trainable_parameters", "seconds", "peak_bytes")]
+        error = about.get("error") or trial.effort.get("error")
+        table.rows.append([trial.path.name, *values, trial.state, *shares, *took, error])
+    return table

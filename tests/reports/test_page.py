@@ -1,0 +1,206 @@
+"""The report says what the runs' own files say, and is neither written over something nor left half written."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from adapters_pl.cli.main import main
+from adapters_pl.reports import page
+from tests.helpers.runs import records, write_run, write_study
+from tests.reports.conftest import HOSTILE, NAMES
+
+
+class _Page(HTMLParser):
+    """The elements, the addresses in them, and the text of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.addresses, self.ids, self.text = [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append(tag)
+        self.addresses += [value for key, value in attrs if key in ("src", "href", "xlink:href", "srcset", "action")]
+        self.ids += [value for key, value in attrs if key == "id"]
+        assert not [key for key, _ in attrs if key.startswith("on")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def seen(reported):
+    return _Page((reported[1] / "report.html").read_text(encoding="utf-8"))
+
+
+def table(out, name):
+    with (out / "tables" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_tables_hold_the_numbers_of_results_json(reported):
+    runs, out = reported
+    rows = [row for row in table(out, "accuracy") if row["n"]]
+    expected = 0
+    for run in ("lora-1", *NAMES[1:]):
+        results = json.loads((runs / run / "results.json").read_text())
+        for name, figures in results["sets"].items():
+            shown = f"'{name}" if name.startswith("=") else name
+            (row,) = [row for row in rows if (row["run"], row["set"]) == (run, shown)]
+            assert float(row["accuracy"]) == figures["accuracy"]
+            assert [float(row["low"]), float(row["high"])] == figures["interval"]
+            assert row["base_accuracy"] == ("" if figures["base_accuracy"] is None else str(figures["base_accuracy"]))
+            assert int(row["n"]) == figures["n"]
+            expected += 1
+    assert len(rows) == expected == 5
+
+
+def test_costs_and_losses_are_those_of_the_runs_files(reported):
+    runs, out = reported
+    rows = {row["run"]: row for row in table(out, "cost")}
+    took = json.loads((runs / NAMES[1] / "fit.json").read_text())
+    assert rows[NAMES[1]]["trainable_parameters"] == "250000"
+    assert rows[NAMES[1]]["peak_bytes"] == str(took["peak_bytes"])
+    assert float(rows[NAMES[1]]["seconds"]) == took["seconds"]
+    (row,) = table(out, "forgetting")
+    assert (row["base_loss"], row["loss"], row["change"], row["tokens"]) == ("3.0", "3.25", "0.25", "4096")
+    curve = [(row["step"], row["value"]) for row in table(out, "learning") if row["run"] == NAMES[1]]
+    assert curve == [(f"{step}.0", str(2.0 / (step + 1))) for step in range(7)]
+    # A longer one as means of equal parts: what is logged a hundred times has the same mean in sixty points.
+    long = [row for row in table(out, "learning") if row["run"] == "lora-1" and row["curve"] == "train_loss"]
+    assert len(long) == 60
+    assert float(long[0]["value"]) == 2.0
+
+
+def test_a_study_is_summed_up_over_seeds(reported):
+    _, out = reported
+    rows = {(row["adapter.rank"], row["other_keys"]): row for row in table(out, "study-1-1")}
+    found = {key: (row["seeds"], row["mean"], row["least"], row["most"]) for key, row in rows.items()}
+    assert found == {
+        ("1", "placement attn"): ("2", "0.375", "0.25", "0.5"),
+        ("8", "placement attn"): ("2", "0.875", "0.75", "1.0"),
+        ("1", "placement both"): ("1", "0.5", "0.5", "0.5"),
+        ("8", "placement both"): ("1", "1.0", "1.0", "1.0"),
+    }
+    assert rows["1", "placement both"]["sd_over_seeds"] == ""
+    assert [row["state"] for row in table(out, "study-1-trials")] == ["complete"] * 6 + ["pruned", "failed"]
+
+
+def test_in_and_out_of_distribution(reported):
+    rows = {(row["run"], row["distribution"]): row["accuracy"] for row in table(reported[1], "distribution")}
+    assert rows["lora-1", "in"] == "0.75"
+    assert rows["lora-1", "out"] == "0.5"
+
+
+def test_the_paired_test_is_that_of_compare(reported):
+    (row,) = [row for row in table(reported[1], "paired") if row["set"] == "sums"]
+    assert (row["run"], row["rows"], row["only_this_right"], row["only_first_right"]) == (NAMES[1], "40", "10", "15")
+    assert float(row["difference"]) == -0.125
+
+
+def test_every_figure_is_there_in_each_form_and_has_its_table(reported, seen):
+    _, out = reported
+    names = {path.stem for path in (out / "figures").glob("*.svg")}
+    assert names == {"accuracy", "distribution", "cost", "forgetting", "learning", "study-1-1", "study-1-2"}
+    assert names == {path.stem for path in (out / "figures").glob("*.png")}
+    assert names <= {path.stem for path in (out / "tables").glob("*.csv")}
+    assert seen.elements.count("svg") == len(names)
+    assert len(seen.ids) == len(set(seen.ids))
+    for path in (out / "figures").glob("*.png"):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_models_and_strangers_wrote_is_text(reported, seen):
+    _, out = reported
+    assert seen.text.count(HOSTILE) >= 5  # in the rows that differ, and word by word
+    assert not {"script", "img", "i", "iframe", "object", "style"} & set(seen.elements[seen.elements.index("body") :])
+    assert "答案是" in seen.text
+    assert "<i>base" in seen.text
+    svg = (out / "figures" / "accuracy.svg").read_text(encoding="utf-8")
+    assert "测试 🙂 $x$" in svg
+    assert "mathdefault" not in "".join(path.read_text() for path in (out / "figures").glob("*.svg"))
+
+
+def test_nothing_is_loaded_from_anywhere(seen):
+    ours = re.compile(r"#[\w-]+|figures/[\w-]+\.(svg|png)|tables/[\w-]+\.(csv|tex)|data:,")
+    assert [address for address in seen.addresses if not ours.fullmatch(address)] == []
+
+
+def test_links_lead_to_files_and_places_that_are_there(reported, seen):
+    for address in seen.addresses:
+        if address.startswith("#"):
+            assert address[1:] in seen.ids
+        elif address != "data:,":
+            assert (reported[1] / address).is_file()
+
+
+def test_what_is_missing_is_said_in_its_place(seen):
+    said = " ".join(seen.text.split())
+    assert "Without test results: D (empty-1), E (crashed-1), F (cut-1) (adapters-pl test" in said
+    assert "E: a command on this run crashed; its crash.log says where." in said
+    assert "F: cut-1/results.json: cannot be read" in said
+    assert "Not tested on the sets of A (sums, =1+1), and without a point: C (a_b%&#)." in said
+    assert "C has no tested row in common with A." in said
+    assert "8 trials: 6 complete, 1 failed, 1 pruned." in said
+    assert "Nothing recorded of what training took (no fit.json): E (crashed-1)." in said
+
+
+def test_runs_and_studies_of_little_are_reported_too(tmp_path, capsys):
+    write_run(tmp_path / "runs/lone-1", {"sums": records("+")})
+    write_study(tmp_path / "runs/none", {"adapter.rank": [1]}, [])
+    write_study(tmp_path / "runs/one", {"adapter.rank": [1]}, [({"adapter.rank": 1}, "complete", {})])
+    (tmp_path / "runs/one/study.yaml").write_text("a: [")
+    for name in ("lone-1", "none", "one"):
+        assert main(["report", name, "--root", str(tmp_path / "runs"), "--out", str(tmp_path / name)]) == 0
+    text = (tmp_path / "one/report.html").read_text()
+    assert "No complete trial was tested or validated, so there is no curve." in text
+    assert "study.yaml" in text
+    assert "0 trials: none yet." in (tmp_path / "none/report.html").read_text()
+    assert "It takes two runs with predictions to compare their rows." in (tmp_path / "lone-1/report.html").read_text()
+
+
+def test_what_is_no_run_is_one_line_that_lists_what_is_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs/lora-1", {})
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").touch()
+    for name, said in [
+        ("notes", "notes is no run and no study; there is a.txt in it."),
+        ("runs", "runs is no run but a folder of them; name some of them: lora-1"),
+        ("lora1", "'lora1' is no run and no study, here or in runs: did you mean 'lora-1'?"),
+    ]:
+        assert main(["report", name, "--out", "out"]) == 1
+        assert capsys.readouterr().err == f"error: {said}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_an_earlier_report_is_replaced_and_only_by_a_whole_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs/a-1", {"sums": records("+-")})
+    call = ["report", "a-1", "--out", "out"]
+    (tmp_path / "out").mkdir()
+    assert main(call) == 0
+    first = (tmp_path / "out/report.html").read_bytes()
+
+    def fail(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(page, "drawn", fail)
+        assert main(call) == 1
+    assert "--out out cannot be made (No space left on device)" in capsys.readouterr().err
+    assert (tmp_path / "out/report.html").read_bytes() == first
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out", "runs"]
+
+    (tmp_path / "out/tables/old.csv").touch()
+    assert main(call) == 0
+    assert not (tmp_path / "out/tables/old.csv").exists()
+    (tmp_path / "out/mine.txt").touch()
+    assert main(call) == 1
+    assert "--out out exists and is not empty" in capsys.readouterr().err
+    assert (tmp_path / "out/mine.txt").exists()
