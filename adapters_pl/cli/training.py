@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from adapters_pl.adapters.base import refuse_same_names
+from adapters_pl.answers import SPECS, published_name
 from adapters_pl.cli.command_line import TRUST, CommandLine
 from adapters_pl.cli.configuration import (
     adapter_config,
@@ -236,7 +237,8 @@ class TrainingCLI(ConfiguredCLI):
 
 def _absolute(value: Any) -> Any:
     """An existing path made absolute; a name of ours is none, even where a folder of that name lies."""
-    if isinstance(value, str) and not (is_name(value) or value == PYTHON) and Path(value).expanduser().exists():
+    ours = isinstance(value, str) and (is_name(value) or value == PYTHON or published_name(value) in SPECS)
+    if isinstance(value, str) and not ours and Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
     return value
 

@@ -12,17 +12,19 @@ import datasets
 import torch
 from datasets import Dataset
 
-from adapters_pl.answers import Kind
+from adapters_pl.answers import Kind, published_name, sets_of
 from adapters_pl.compat.lightning import rank_zero_info
 from adapters_pl.data.example import Example
 from adapters_pl.data.files import FIELDS, checked_rows, read_rows
 from adapters_pl.data.module import ReasoningDataModule
 from adapters_pl.data.published import blob_sha1
-from adapters_pl.data.rows import Split
+from adapters_pl.data.rows import SETS, Split
 from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.hub import at_hand
 
 _MOST_OPTIONS = 10
+#: Where a row keeps the name of the published set that it is of; no file has a column of such a name.
+_SET = "\0set"
 _ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -30,8 +32,9 @@ class InstructionJSON(ReasoningDataModule):
     """Rows of ``instruction, input, output, answer`` from files of one's own, or from the hub.
 
     A path is a ``.json``, ``.jsonl``, ``.csv`` or ``.parquet`` file, or a dataset's hub id (``owner/name``; code
-    that comes with a dataset is never run). Without a test file, the rows held out for validation are what is
-    tested.
+    that comes with a dataset is never run). A training path can be the name of a published set, too (``ARCEasy``;
+    a folder of that name is ``./ARCEasy``): its training file is found as for the set itself, and the run is judged
+    on the set. Without a test file, the rows held out for validation are what own files are tested on.
 
     Args:
         path: what to train on; a list for several.
@@ -60,7 +63,8 @@ class InstructionJSON(ReasoningDataModule):
         answer_kind: Literal["auto", "number", "choice", "letter", "text"] = "auto",
         **kwargs: Any,
     ) -> None:
-        self.paths = [path] if isinstance(path, str) else list(path or ())
+        self.paths = [published_name(each) for each in ([path] if isinstance(path, str) else path or ())]
+        self._published = [name for name in self.paths if name in SETS]
         if not self.paths and test_path is None:
             raise UserError("InstructionJSON reads a file: pass --data.path FILE, or --data.test_path FILE.")
         for field in columns or {}:
@@ -80,8 +84,15 @@ class InstructionJSON(ReasoningDataModule):
         self.answer_kind = answer_kind
         named = [test_path] if test_path else self.paths
         self.set_name = "+".join(dict.fromkeys(Path(each).stem for each in named))
+        if self.set_name in SETS:  # which is tested on by this name
+            self.set_name += "-train"
+        if self._published and test_path is None and kwargs.get("test_sets") is None:
+            own = [self.set_name] if len(self._published) < len(self.paths) else []
+            specs = [SETS[name].spec for name in self._published]
+            kwargs["test_sets"] = [*sets_of(one for spec in specs for one in spec.judged_on or (spec.name,)), *own]
         super().__init__(**kwargs)
         self._sizes: list[int] = []
+        self._owners: dict[str, ReasoningDataModule] = {}
         self._kinds: dict[str, tuple[Kind, tuple[str, ...]]] = {}
         #: The files of which it has been said what their answers are.
         self._said: set[str] = set()
@@ -99,6 +110,11 @@ class InstructionJSON(ReasoningDataModule):
         # They keep the names that they have in their file.
         return [{**rows[index], "id": rows[index].get("id") or f"{self.set_name}-{index}"} for index in held_out]
 
+    def distribution(self, name: str) -> Literal["in", "out"] | None:
+        """Whether rows of set ``name`` are trained on, where only published sets are."""
+        found = {self._set(one).distribution(name) if one in SETS else None for one in self.paths}
+        return "in" if "in" in found else "out" if found == {"out"} else None
+
     @property
     def sets_without_rows(self) -> tuple[str, ...]:
         """The set itself, where the rows to test on are held out of the training rows."""
@@ -107,9 +123,22 @@ class InstructionJSON(ReasoningDataModule):
     def _training_rows(self) -> list[dict[str, Any]]:
         if not self.paths:
             raise UserError("InstructionJSON has no training file: pass --data.path FILE.")
-        parts = [self._read(path, self.train_split) for path in self.paths]
+        parts = [self._of_set(path) if path in SETS else self._read(path, self.train_split) for path in self.paths]
         self._sizes = [len(part) for part in parts]
-        return self._infer([row for part in parts for row in part], self.paths[0])
+        rows = [row for part in parts for row in part]
+        if own := [row for row in rows if _SET not in row]:
+            self._infer(own, next(path for path in self.paths if path not in SETS))
+        else:
+            first = SETS[self.paths[0]]
+            self.kind, self.options = first.kind, first.options
+        return rows
+
+    def _of_set(self, name: str) -> list[dict[str, Any]]:
+        """The training rows of a published set, each with its name."""
+        owner = self._owners[name] = self._set(name)
+        rows = owner.rows("train")
+        self._checksums.update(owner._checksums)
+        return [{**row, _SET: name} for row in rows]
 
     def _weighted(self, rows: list[int]) -> list[int]:
         if self.weights is None:
@@ -177,7 +206,9 @@ class InstructionJSON(ReasoningDataModule):
             rank_zero_info(f"{path}: answers by kind: {found} (--data.answer_kind sets one for all)")
 
     def example(self, row: dict[str, Any], index: int) -> Example:
-        """The row with the kind of its own answer."""
+        """The row with the kind of its own answer; a published set's is what that set makes of it."""
+        if name := row.get(_SET):
+            return replace(self._owners[name].example(row, index), set=self.set_name)
         kind, options = self._kinds.get(row.get("answer") or "", (self.kind, self.options))
         return replace(super().example(row, index), kind=kind, options=options)
 
