@@ -6,10 +6,17 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 # Processes share the cores better when idle threads sleep.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: quickstart test test-lowest fuzz audit lint install install-test pretrain clean
+.PHONY: quickstart smollm2 test test-lowest fuzz audit lint install install-test pretrain clean
 
 quickstart: install  ## train and test on this machine, with what comes in the package
 	$(BIN)/adapters-pl fit --config quickstart.yaml
+	$(BIN)/adapters-pl test
+
+DATA ?=
+smollm2: $(VENV)/.installed-gguf  ## a real model of 135 M parameters; DATA=FOLDER in the published layout, else it is fetched
+	$(BIN)/adapters-pl base fetch smollm2
+	$(BIN)/adapters-pl fit --config lora_smollm2.yaml --config data/commonsense_small.yaml \
+		$(if $(DATA),--data.root $(DATA))
 	$(BIN)/adapters-pl test
 
 test: install-test lint  ## everything that CI runs
@@ -49,6 +56,10 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-gguf: $(VENV)/.installed
+	$(PIP) install -c constraints.txt -e ".[gguf]"
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

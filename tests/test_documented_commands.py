@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters_pl.cli.commands import base as bases
 from adapters_pl.cli.commands import bench
 from adapters_pl.cli.commands import data as command
 from adapters_pl.cli.main import main
@@ -51,6 +52,7 @@ def place(tmp_path, monkeypatch, make_base):
     monkeypatch.delenv("ADAPTERS_PL_DATA", raising=False)
     monkeypatch.setenv("ADAPTERS_PL_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(command, "download", lambda source, target, announce: target)  # there is no network here
+    monkeypatch.setattr(bases, "fetch", lambda base: base.path)
     for kind in SETS.values():
         for file in filter(None, (kind.spec.train, kind.spec.test)):
             path = Path("DATA", file)

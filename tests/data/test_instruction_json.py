@@ -9,6 +9,7 @@ from pathlib import Path
 import datasets
 import pytest
 
+from adapters_pl.answers import SUITES
 from adapters_pl.data import InstructionJSON
 from adapters_pl.data.published import blob_sha1
 from adapters_pl.data.sets import instruction_json
@@ -197,3 +198,87 @@ def test_a_missing_file_is_not_looked_for_on_the_hub(hub, path):
     with pytest.raises(UserError, match=r"absent.*: no such file"):
         InstructionJSON(path=path).examples("train")
     assert hub == []
+
+
+# ---- published sets by their names
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder in the published layout, with rows of two sets for training and for testing."""
+    monkeypatch.setenv("ADAPTERS_PL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ADAPTERS_PL_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for name, answers in (("ARC-Easy", ("answer1", "answer2")), ("boolq", ("true", "false"))):
+        folder = tmp_path / "root/dataset" / name
+        folder.mkdir(parents=True)
+        for split, count in (("train", 20), ("test", 3)):
+            own = [
+                {
+                    "instruction": f"{name} {split} {n}?\n\nAnswer format: {'/'.join(answers)}",
+                    "output": f"the correct answer is {answers[n % 2]}",
+                    "answer": answers[n % 2],
+                }
+                for n in range(count)
+            ]
+            (folder / f"{split}.json").write_text(json.dumps(own))
+    return str(tmp_path / "root")
+
+
+def test_published_sets_are_trained_on_by_their_names_and_judged_on(published):
+    data = InstructionJSON(path=["ARCEasy", "boolq"], weights=[0.5, 1], root=published, val_size=0)
+    assert data.set_name == "ARC-Easy+boolq"
+    assert data.test_sets == ["ARC-Easy", "boolq"]
+    assert [data.distribution(name) for name in ("ARC-Easy", "boolq", "piqa")] == ["in", "in", "out"]
+    examples = data.examples("train")
+    assert [example.id for example in examples][::20] == ["ARC-Easy-0", "boolq-20"]
+    assert {example.options for example in examples[:20]} == {("answer1", "answer2")}
+    assert {example.options for example in examples[20:]} == {("true", "false")}
+    assert {example.set for example in examples} == {data.set_name}
+    counts, _ = taken(data)
+    assert sum(counts[n] for n in range(20)) == 10
+    assert sum(counts[n] for n in range(20, 40)) == 20
+    assert set(data.checksums) >= {"dataset/ARC-Easy/train.json", "dataset/boolq/train.json"}
+
+
+def test_rows_of_a_named_set_are_compared_with_its_test_rows(published):
+    train = Path(published, "dataset/ARC-Easy/train.json")
+    test = json.loads(Path(published, "dataset/ARC-Easy/test.json").read_text())
+    train.write_text(json.dumps([*json.loads(train.read_text()), test[0]]))
+    data = InstructionJSON(path="ARCEasy", root=published, val_size=0)
+    assert (data.set_name, data.test_sets) == ("ARC-Easy-train", ["ARC-Easy"])
+    with pytest.raises(UserError, match="1 of 21 training rows are test rows of ARC-Easy"):
+        data.division(data.examples("train"), check=True)
+
+
+def test_a_set_and_a_file_are_judged_on_the_set_and_on_held_out_rows(published, file):
+    data = InstructionJSON(path=["boolq", file("a.json", rows(0, 20))], root=published, val_size=4)
+    assert data.test_sets == ["boolq", "boolq+a"]
+    assert data.distribution("boolq") == "in"
+    assert data.distribution("piqa") is None
+    examples = data.examples("train")
+    assert [examples[n].kind for n in (0, 20)] == ["choice", "number"]
+    held_out = data.examples("test")
+    assert len(held_out) == 4
+    for example in held_out:
+        assert example.kind == ("choice" if example.id.startswith("boolq-") else "number")
+
+
+def test_a_suite_that_a_mixture_is_judged_on_is_its_own_and_what_is_said_counts(published):
+    assert InstructionJSON(path=["Math10K"], root=published).test_sets == list(SUITES["Arithmetic"])
+    assert InstructionJSON(path=["boolq"], root=published, test_sets=["piqa"]).test_sets == ["piqa"]
+    assert InstructionJSON(path=["boolq"], test_path="mine.json", root=published).test_sets == ["mine"]
+
+
+def test_a_folder_of_a_sets_name_is_named_by_its_path(published, file):
+    Path("boolq").mkdir()
+    assert len(InstructionJSON(path=["boolq"], root=published).examples("train")) == 20
+    with pytest.raises(UserError, match="boolq is a folder"):
+        InstructionJSON(path=["./boolq"]).examples("train")
+
+
+def test_a_named_set_that_cannot_be_trained_on_says_why(published):
+    with pytest.raises(UserError, match="gsm8k has no training file, so it can only be tested"):
+        InstructionJSON(path=["GSM8K"], root=published).examples("train")
+    with pytest.raises(UserError, match=r"no file .*dataset/openbookqa/train.json"):
+        InstructionJSON(path=["OpenBookQA"], root=published).examples("train")

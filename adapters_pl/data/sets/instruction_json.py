@@ -104,11 +104,12 @@ class InstructionJSON(ReasoningDataModule):
         if self.test_path is not None:
             return self._infer(self._read(self.test_path, self.test_split), self.test_path)
         rows = self._training_rows()
-        _, held_out = self.division([self.example(row, index) for index, row in enumerate(rows)])
+        examples = [self.example(row, index) for index, row in enumerate(rows)]
+        _, held_out = self.division(examples)
         if not held_out:
             raise UserError("Nothing to test on: pass --data.test_path FILE, or hold rows out with --data.val_size.")
         # They keep the names that they have in their file.
-        return [{**rows[index], "id": rows[index].get("id") or f"{self.set_name}-{index}"} for index in held_out]
+        return [{**rows[index], "id": examples[index].id} for index in held_out]
 
     def distribution(self, name: str) -> Literal["in", "out"] | None:
         """Whether rows of set ``name`` are trained on, where only published sets are."""
