@@ -47,6 +47,7 @@ OWN: dict[str, Key] = {
     "data": Key("the dataset, a suite of them, or InstructionJSON for files of one's own", "name"),
     "ckpt_path": Key("the checkpoint to start from: a file, a run's folder, last or best", "text"),
     "trust_checkpoint": Key("take over all that a checkpoint records, what can run code too (see SECURITY.md)", "flag"),
+    "run_dir": Key("the run's directory, instead of a new one below trainer.default_root_dir", "text"),
     "overwrite": Key("put this test in the place of an earlier one of the same set, whatever that was", "flag"),
     "eval": Key("measure answers instead, beside transformers' generate or lm-evaluation-harness", "flag"),
     "against": Key("measure peft's training too; of answers the reference way (four beams, no cache)", "name"),

@@ -41,11 +41,13 @@ class Command:
         function: ``module:function`` below ``adapters_pl``, imported when the command is called. It is given the
             parsed arguments and whether ``--debug`` was typed, and returns the exit code.
         arguments: adds the arguments to a parser; ``None`` for the commands that take a configuration.
+        takes_more: whether it takes further words, which are then its argument ``more``.
     """
 
     summary: str
     function: str
     arguments: Callable[[argparse.ArgumentParser], None] | None = None
+    takes_more: bool = False
 
     def parser(self, name: str) -> argparse.ArgumentParser:
         """The parser of a command that takes no configuration."""
@@ -69,9 +71,12 @@ class Command:
             given = CommandLine.read(name, words)
         else:
             try:
-                given = self.parser(name).parse_args(words)
+                given, more = self.parser(name).parse_known_args(words)
             except SystemExit:  # argparse has printed the help
                 return 0
+            if more and not self.takes_more:
+                self.parser(name).error(f"unrecognized arguments: {' '.join(more)}")
+            given.more = more
         return int(self._imported()(given, debug))
 
     def _imported(self) -> Callable[..., int]:
@@ -150,6 +155,44 @@ def _recipes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("words", nargs="*", help=argparse.SUPPRESS)
 
 
+def _study(parser: argparse.ArgumentParser) -> None:
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.usage = "adapters-pl study --config study/NAME.yaml [--form FORM] [--key value ...]"
+    parser.description = STUDY
+    parser.add_argument(
+        "--config", action="append", required=True, metavar="NAME", help="the study; then files of every trial"
+    )
+    parser.add_argument("--form", help="which form of it: quick takes minutes on a CPU (its first one)")
+    parser.add_argument("--name", help="what to call it and its directory (file and form)")
+    parser.add_argument("--storage", metavar="URL", help="a database for workers on many machines (study.db beside it)")
+    parser.add_argument("--retry_failed", action="store_true", help="run again what failed, from its checkpoint")
+    parser.add_argument(
+        "--trainer.default_root_dir", dest="root", metavar="DIR", help="where runs and studies are (runs)"
+    )
+
+
+#: What the help of ``study`` says of its file.
+STUDY = """\
+Train and test every cell of a grid of configurations. A study is a file:
+
+  configs: [quickstart.yaml]                  # what every trial begins with
+  set: {trainer.max_steps: 40}                # keys of the configuration, over that
+  axes:                                       # keys with the values that they take; every combination is a trial
+    config: [methods/lora.yaml, methods/series.yaml]
+    model.lr: [1.0e-3, 5.0e-3]
+    seed: [1, 2, 3]                           # seed_everything, and data.seed with it
+  sampler: {name: tpe, trials: 20}            # instead of all: random or tpe; an axis may then be {low, high, log}
+  pruner: median                              # stop what falls behind in val_loss: median, halving, hyperband
+
+A list of such axes makes the cells of each; forms: holds other values of these keys, by the name for --form. Further
+options are keys that every trial is given, such as --data.root DATA.
+
+A trial is a run in <root>/<study>/trial-<n>: fit, then test. The same command started again, or on several machines at
+once, goes on with what is open; a worker that is killed loses nothing, and no trial is run twice. On several machines
+give a --storage that all reach (pip install 'adapters-pl[postgresql]': postgresql+psycopg://USER@HOST/DATABASE, the
+password in ~/.pgpass) and one folder of runs. Without a shared folder a killed trial begins anew elsewhere."""
+
+
 def _doctor(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print the same as JSON")
 
@@ -168,6 +211,9 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("test results of several runs, with their significance", "cli.commands.compare:main", _compare),
     "report": Command("write runs and studies as a page, figures and tables", "cli.commands.report:main", _report),
     "runs": Command("list runs and studies with what they found", "cli.commands.runs:main", _runs),
+    "study": Command(
+        "train and test every cell of a grid of configurations", "cli.commands.study:main", _study, takes_more=True
+    ),
     "recipes": Command("list the configurations that --config finds by name", "runs.recipes:main", _recipes),
     "doctor": Command("say what this machine has, and what would fail on it", "cli.commands.doctor:main", _doctor),
 }

@@ -115,9 +115,11 @@ class ConfiguredCLI(LightningCLI):
         parser.set_defaults({"model": {"class_path": "adapters_pl.CausalLMModule"}})
         parser.add_argument("--trainer.help", action=SectionHelp, help="Show the keys of the trainer and exit.")
         #: Keys of the command that the configuration of a run does not record.
-        self.unrecorded = ["config", TRUST, "overwrite"]
+        self.unrecorded = ["config", TRUST, "overwrite", "run_dir"]
         self.unrecorded += parser.add_method_arguments(Trainer, self.method, skip=set(_OBJECTS))
         parser.add_argument(f"--{TRUST}", action="store_true", help=f"{OWN[TRUST].line}.")
+        if self.method == "fit":
+            parser.add_argument("--run_dir", type=str | None, default=None, help=f"{OWN['run_dir'].line}.")
         if self.method == "test":
             parser.add_argument("--overwrite", action="store_true", help=f"{OWN['overwrite'].line}.")
 

@@ -98,7 +98,10 @@ class TrainingCLI(ConfiguredCLI):
         root = Path(self.config.trainer.default_root_dir or DEFAULT_ROOT)
         existing = Run.of_checkpoint(self.checkpoint) if self.checkpoint else None
         strategy = strategy_named(self.config_init.trainer.strategy or "auto")
-        self.run = existing or Run.joined(root, recipe_name(self.line))
+        named = self.config.get("run_dir")
+        if existing and named:
+            raise UserError("--run_dir names a new run, and --ckpt_path one to go on in: give one of them.")
+        self.run = existing or (Run.named(Path(named)) if named else Run.joined(root, recipe_name(self.line)))
         config = self._run_config()
         self.model.recorded_config = config
         labels = [f"{type(adapter).__name__} '{adapter.name}'" for adapter in adapters]

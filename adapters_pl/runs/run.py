@@ -49,6 +49,26 @@ class Run:
         """A new run, of which this may be one process of many: rank 0 makes it, :meth:`agree` tells the others."""
         return cls.create(root, recipe) if _is_rank_0() else cls(root)
 
+    @classmethod
+    def named(cls, path: Path) -> Run:
+        """A new run in a directory of the user's choice, which may be there but holds no run that was trained.
+
+        Raises:
+            UserError: it does, or the directory cannot be made.
+        """
+        run = cls(path)
+        if any(run.checkpoints.glob("*.ckpt")):
+            raise UserError(
+                f"--run_dir {path} holds a run already: go on in it with --ckpt_path {path}, or name another."
+            )
+        if _is_rank_0():
+            try:
+                path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"--run_dir {path} cannot be made: {error.strerror}; name another.") from error
+        run.refuse_links()
+        return run
+
     def agree(self, broadcast: Callable[[str], str]) -> None:
         """Take over rank 0's directory; ``broadcast`` hands its value to all processes."""
         self.path = Path(broadcast(str(self.path)))

@@ -39,7 +39,7 @@ MODULES = [
     *("transformers", "transformers.models.auto.modeling_auto", "transformers.models.llama.modeling_llama"),
     *("tokenizers", "peft", "safetensors.torch", "scipy.stats", "adapters_pl"),
     "adapters_pl.cli.training",
-    *(f"adapters_pl.cli.commands.{command}" for command in ("plan", "export", "data", "compare", "doctor")),
+    *(f"adapters_pl.cli.commands.{command}" for command in ("plan", "export", "data", "compare", "doctor", "study")),
 ]
 _LONGEST_REQUEST = 1 << 17
 

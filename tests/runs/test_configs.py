@@ -23,6 +23,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 OVERLAYS = sorted(path for folder in ("data", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
+#: What is merged with others; the files of studies say what is varied, and are read by ``adapters_pl.studies``.
+PARTS = [path for path in FILES if path.parent.name != "study"]
 METHODS, MODELS = (sorted(path.stem for path in (CONFIGS / half).glob("[!_]*.yaml")) for half in ("methods", "models"))
 PAIRS = [f"{method}_{model}.yaml" for method in METHODS for model in MODELS]
 RECIPES = [*PAIRS, "quickstart.yaml"]
@@ -150,7 +152,7 @@ def merges_with(path):
     return [files for name in RECIPES if path in (files := [file.resolve() for file in recipes.find(name)])]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
+@pytest.mark.parametrize("path", PARTS, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_no_value_repeats_a_default_or_what_another_file_says(path, resolved):
     content = load_config_file(path)
 

@@ -1,0 +1,1 @@
+"""Studies: one command that trains and tests a grid of configurations, on Optuna."""
