@@ -101,12 +101,13 @@ class RunSeen:
 
     @property
     def state(self) -> str:
-        """``complete``, ``running``, ``interrupted``, ``crashed``, ``tested`` (nothing was trained), a trial's state.
+        """``complete``, ``running``, ``interrupted``, ``crashed``, ``tested`` (nothing was trained); a trial's own.
 
-        A training that was killed says that it is running, but nothing holds its lock.
+        A training or a trial that was killed says that it is running, but nothing holds its lock.
         """
-        if self.trial is not None and self.trial["state"] in ("pruned", "failed"):
-            return str(self.trial["state"])
+        if self.trial is not None:
+            own = str(self.trial["state"])
+            return "interrupted" if own == "running" and not _is_held(self.path / ".trial.lock") else own
         state = self.effort.get("state")
         if state is None:  # of an earlier version
             if (self.path / "crash.log").is_file():

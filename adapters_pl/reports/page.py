@@ -57,7 +57,9 @@ def make_sections(found: Sequence[RunSeen | StudySeen], rows: int) -> list[Secti
         said.append(f"Of {len(runs)} runs the first {_RUNS} named are shown: {_RUNS} can be told apart in a figure.")
     if not runs:
         trials = [trial for study in studies for trial in study.trials]
-        chosen = sorted(trials, key=lambda trial: -1 if trial.average is None else -trial.average)[:_RUNS]
+        chosen = sorted(trials, key=lambda trial: -1.0 if trial.average is None else trial.average, reverse=True)[
+            :_RUNS
+        ]
         if trials:
             most = f", the {_RUNS} of {len(trials)} with the highest mean accuracy" if len(trials) > _RUNS else ""
             said.append(f"No run was named beside the studies: the runs below are their trials{most}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -17,6 +18,8 @@ from adapters_pl.reports.texts import in_one_line
 
 #: The most sets that have a panel each beside their average, and the most lines in a panel.
 _PANELS, _LINES = 5, 8
+#: The most combinations of values in a figure.
+_COMBINATIONS = 40
 _LOSS = "lowest validation loss"
 
 
@@ -81,10 +84,14 @@ def study_section(study: StudySeen, number: int) -> Section:
     elif measure is None:
         section.missing.append("No complete trial was tested or validated, so there is no curve.")
     elif not varied:
-        section.missing.append("No key but the seed has more than one value, so there is no curve.")
+        section.missing.append("No key but the seed has more than one value, so there is nothing to compare.")
     else:
-        for place, key in enumerate(varied):
-            section.parts += _along(study, complete, measure, varied, key, f"study-{number}-{place + 1}")
+        section.parts += _combinations(complete, measure, varied, f"study-{number}")
+        for place, key in enumerate(varied, start=1):
+            if found := _along(complete, measure, varied, key, f"study-{number}-{place}"):
+                section.parts += found
+            else:
+                section.missing.append(f"No curve along {_short(key)}: no two trials differ in it alone.")
     if study.trials:
         section.parts.append(_trials(study, measure, f"study-{number}-trials"))
     return section
@@ -106,53 +113,95 @@ def _is_seed(key: str) -> bool:
     return key.rpartition(".")[2] in ("seed", "seed_everything")
 
 
-def _along(
-    study: StudySeen, complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str, name: str
+def _combinations(
+    complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], name: str
 ) -> list[Figure | Table]:
-    """The figure along ``key``, and its table."""
+    """Every combination of values but the seed, and its table."""
     panels = measure.panels()
-    points = {panel: _points(complete, measure, varied, key, panel) for panel in panels}
-    groups = list(dict.fromkeys(point.group for found in points.values() for point in found))
-    short = in_one_line(_short(key), 40)
-    columns = (
-        *(Column("shown"), Column(short, "text", key), *([Column("other keys")] if len(varied) > 1 else [])),
-        *(Column("seeds", "count"), Column("mean", measure.form), Column("least", measure.form)),
-        *(Column("most", measure.form), Column("sd over seeds", measure.form)),
-    )
-    table = Table(name, f"Along {short}, {measure.label}", columns)
-    for panel in panels:
-        for point in points[panel]:
-            spread = stdev(point.values) if len(point.values) > 1 else None
-            numbers = [len(point.values), mean(point.values), min(point.values), max(point.values), spread]
-            other = [point.group] if len(varied) > 1 else []
-            table.rows.append([panel, _text(point.x), *other, *numbers])
-    seeds = sorted({len(point.values) for found in points.values() for point in found})
-    bars = "one seed each, so there is no interval over seeds"
-    if seeds != [1]:
-        bars = "small points are seeds, bars reach from the least to the most of them, lines join their means"
-    what = measure.label[0].upper() + measure.label[1:]
-    caption = f"{what}, by {short}; {bars}; n = {' or '.join(map(str, seeds))} trials a point."
-    if len(groups) > _LINES:
-        caption += f" The first {_LINES} of {len(groups)} combinations of the other keys; the table has all."
-    figure = Figure(
-        name, f"{what.partition(',')[0]} along {short}", caption, lambda: _draw(points, groups, measure, short)
-    )
+    points = {panel: _points(complete, measure, varied, None, panel) for panel in panels}
+    rows = [point.group for point in points[panels[0]]]
+    columns = (Column("shown"), Column("combination"), *_statistics(measure))
+    table = Table(name, f"Every combination, {measure.label}", columns)
+    table.rows = [[panel, point.group, *_numbers(point)] for panel in panels for point in points[panel]]
+    best = sorted(points[panels[0]], key=lambda point: mean(point.values), reverse=measure.tested)[:_COMBINATIONS]
+    kept = [row for row in rows if row in {point.group for point in best}]
+    caption = f"{_capital(measure.label)}; {_of_seeds(points)}."
+    if len(kept) < len(rows):
+        caption += f" The {len(kept)} best of {len(rows)}; the table has all."
+    figure = Figure(name, "Every combination", caption, lambda: _draw_combinations(points, kept, measure))
     return [figure, table]
 
 
+def _along(
+    complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str, name: str
+) -> list[Figure | Table]:
+    """The figure along ``key``, and its table; nothing where no trials differ in it alone."""
+    points: dict[str, list[_Point]] = {}
+    for panel in measure.panels():
+        found = _points(complete, measure, varied, key, panel)
+        several = Counter(point.group for point in found)
+        points[panel] = [point for point in found if several[point.group] > 1]
+    groups = list(dict.fromkeys(point.group for found in points.values() for point in found))
+    if not groups:
+        return []
+    short, others = in_one_line(_short(key), 40), any(groups)
+    columns = (
+        *(Column("shown"), Column(short, "text", key), *([Column("other keys")] if others else [])),
+        *_statistics(measure),
+    )
+    table = Table(name, f"Along {short}, {measure.label}", columns)
+    for panel, found in points.items():
+        for point in found:
+            table.rows.append([panel, _text(point.x), *([point.group] if others else []), *_numbers(point)])
+    caption = f"{_capital(measure.label)}, by {short}; {_of_seeds(points)}."
+    if len(groups) > _LINES:
+        caption += f" The first {_LINES} of {len(groups)} combinations of the other keys; the table has all."
+    title = f"{_capital(measure.label).partition(',')[0]} along {short}"
+    return [Figure(name, title, caption, lambda: _draw(points, groups, measure, short)), table]
+
+
+def _statistics(measure: _Measure) -> list[Column]:
+    numbers = [Column(heading, measure.form) for heading in ("mean", "least", "most", "sd over seeds")]
+    return [Column("seeds", "count"), *numbers]
+
+
+def _numbers(point: _Point) -> list[Any]:
+    spread = stdev(point.values) if len(point.values) > 1 else None
+    return [len(point.values), mean(point.values), min(point.values), max(point.values), spread]
+
+
+def _of_seeds(points: dict[str, list[_Point]]) -> str:
+    counts = sorted({len(point.values) for found in points.values() for point in found})
+    if counts == [1]:
+        return "one trial a point, so there is no interval over seeds"
+    return (
+        "small points are seeds, bars reach from the least to the most of them, large points are their means; "
+        f"n = {' or '.join(map(str, counts))} trials a point"
+    )
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
 def _points(
-    complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str, panel: str
+    complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str | None, panel: str
 ) -> list[_Point]:
+    """What the trials have found, by the value of ``key`` and the other varied keys that a trial has."""
     found: dict[tuple[str, str], tuple[Any, list[float]]] = {}
+    order: dict[str, list[tuple[int, float, str]]] = {}
     for trial in complete:
         values = (trial.trial or {}).get("values", {})
         value = measure.of(trial, panel)
-        if value is None or key not in values:
+        if value is None or (key is not None and key not in values):
             continue
-        group = ", ".join(f"{_short(other)} {_text(values.get(other))}" for other in varied if other != key)
-        found.setdefault((group, _text(values[key])), (values[key], []))[1].append(value)
+        others = [other for other in varied if other != key and other in values]
+        group = ", ".join(f"{_short(other)} {_text(values[other])}" for other in others)
+        order[group] = [_order(values[other]) for other in others]
+        x = values[key] if key is not None else None
+        found.setdefault((group, _text(x)), (x, []))[1].append(value)
     points = [_Point(x, group, tuple(values)) for (group, _), (x, values) in found.items()]
-    return sorted(points, key=lambda point: (point.group, _order(point.x)))
+    return sorted(points, key=lambda point: (order[point.group], _order(point.x)))
 
 
 def _order(value: Any) -> tuple[int, float, str]:
@@ -169,7 +218,35 @@ def _text(value: Any) -> str:
         arguments = value.get("init_args")
         own = [f"{k} {_text(v)}" for k, v in arguments.items()] if isinstance(arguments, dict) else []
         return in_one_line(" ".join([value["class_path"].rpartition(".")[2], *own]), 60)
-    return in_one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False), 60)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return in_one_line(text.removesuffix(".yaml").removeprefix("methods/").removeprefix("models/"), 60)
+
+
+def _draw_combinations(points: dict[str, list[_Point]], kept: Sequence[str], measure: _Measure) -> Any:
+    scale = 100 if measure.tested else 1
+    rows, columns = in_rows(len(points))
+    height = rows * (0.8 + 0.26 * max(2, len(kept)))
+    figure, axes = new_figure(rows, columns, 9.6 if columns > 1 else 7, height, sharex=measure.tested, sharey=True)
+    style = look(0)
+    for axis, (panel, found) in zip(axes, points.items(), strict=False):
+        axis.set_title(in_one_line(panel, 30))
+        for point in found:
+            if point.group not in kept:
+                continue
+            place, values = kept.index(point.group), [scale * value for value in point.values]
+            axis.plot([min(values), max(values)], [place, place], "-", color=style.color, linewidth=2.2, alpha=0.5)
+            if len(values) > 1:
+                axis.plot(values, [place] * len(values), "|", color=style.color, markersize=8)
+            axis.plot([mean(values)], [place], style.marker, color=style.color)
+        axis.set_yticks(range(len(kept)), [in_one_line(group, 44) for group in kept])
+        axis.set_ylim(len(kept) - 0.4, -0.6)
+        axis.grid(axis="y", visible=False)
+    for axis in axes[len(points) - columns : len(points)]:
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel(measure.label)
+    for axis in axes[len(points) :]:
+        axis.remove()
+    return figure
 
 
 def _draw(points: dict[str, list[_Point]], groups: Sequence[str], measure: _Measure, short: str) -> Any:
@@ -184,11 +261,12 @@ def _draw(points: dict[str, list[_Point]], groups: Sequence[str], measure: _Meas
     handles: dict[str, Any] = {}
     for axis, (panel, found) in zip(axes, points.items(), strict=False):
         axis.set_title(in_one_line(panel, 30))
+        logarithmic = as_numbers and log_scale(axis, "x", list(at.values()), 7)
         for place, group in enumerate(groups[:_LINES]):
             own, style = [point for point in found if point.group == group], look(place)
-            # Beside each other, where the places have no distance that means anything.
-            aside = 0 if as_numbers else 0.06 * (place - (min(len(groups), _LINES) - 1) / 2)
-            where = [at[_text(point.x)] + aside for point in own]
+            # Beside each other, so that each bar can be seen.
+            aside = place - (min(len(groups), _LINES) - 1) / 2
+            where = [_aside(at[_text(point.x)], aside, list(at.values()), logarithmic) for point in own]
             means = [scale * mean(point.values) for point in own]
             low = [m - scale * min(point.values) for m, point in zip(means, own, strict=True)]
             high = [scale * max(point.values) - m for m, point in zip(means, own, strict=True)]
@@ -205,9 +283,9 @@ def _draw(points: dict[str, list[_Point]], groups: Sequence[str], measure: _Meas
                 if len(point.values) > 1:
                     seeds = [scale * value for value in point.values]
                     axis.plot([x] * len(seeds), seeds, ".", color=style.color, alpha=0.6, markersize=4)
-        if as_numbers and log_scale(axis, "x", list(at.values()), 7):
+        if logarithmic:
             axis.minorticks_off()
-        axis.set_xticks([at[x] for x in xs], xs, rotation=0 if max(map(len, xs)) < 8 else 20)
+        axis.set_xticks([at[x] for x in xs], xs, rotation=0 if sum(map(len, xs)) < 90 / columns else 20)
         axis.set_xlabel(short)
         axis.margins(x=0.08)
     for axis in axes[:: max(1, columns)]:
@@ -219,6 +297,12 @@ def _draw(points: dict[str, list[_Point]], groups: Sequence[str], measure: _Meas
         labels = [in_one_line(group, 44) for group in handles]
         figure.legend(list(handles.values()), labels, loc="outside lower left", ncols=count, handlelength=3.4)
     return figure
+
+
+def _aside(x: float, places: float, xs: Sequence[float], logarithmic: bool) -> float:
+    """``x`` moved by so many times a fiftieth of what ``xs`` span."""
+    low, high = min(xs), max(xs)
+    return x * (high / low) ** (places / 50) if logarithmic else x + places * (high - low) / 50
 
 
 def _trials(study: StudySeen, measure: _Measure | None, name: str) -> Table:

@@ -29,7 +29,7 @@ def test_the_page_draws_every_figure_and_loads_nothing(reported):
                 """all => all.map(svg => [
                     svg.getBoundingClientRect().width, svg.getBBox().height, svg.querySelectorAll("path").length])""",
             )
-            assert len(drawings) == 7
+            assert len(drawings) == 8
             assert all(across > 200 and high > 50 and marks > 8 for across, high, marks in drawings)
             # Wide tables and figures scroll in their own frame.
             assert page.evaluate("document.documentElement.scrollWidth") <= width

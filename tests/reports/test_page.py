@@ -10,8 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from adapters_pl.cli.main import main
+from adapters_pl.evaluation.published import published_rows
 from adapters_pl.reports import page
-from tests.helpers.runs import records, write_run, write_study
+from tests.helpers.runs import config, records, write_run, write_study
 from tests.reports.conftest import HOSTILE, NAMES
 
 
@@ -88,7 +89,28 @@ def test_a_study_is_summed_up_over_seeds(reported):
         ("8", "placement both"): ("1", "1.0", "1.0", "1.0"),
     }
     assert rows["1", "placement both"]["sd_over_seeds"] == ""
+    all_of_it = {row["combination"]: (row["seeds"], row["mean"]) for row in table(out, "study-1")}
+    assert all_of_it == {f"rank {rank}, {where}": values[:2] for (rank, where), values in found.items()}
     assert [row["state"] for row in table(out, "study-1-trials")] == ["complete"] * 6 + ["pruned", "failed"]
+
+
+def test_keys_that_only_some_trials_have(tmp_path):
+    """The methods of a study need not have the same arguments, and only what differs in one key alone makes a curve."""
+    values = [("IA3", None, None), *(("LoRA", "rank", rank) for rank in (4, 16))]
+    values += [("Series", "bottleneck", size) for size in (64, 128)]
+    trials = [
+        ({"adapter": name, **({f"adapter.{key}": value} if key else {})}, "complete", {"sums": records("+-")})
+        for name, key, value in values
+    ]
+    axes = {"adapter": ["LoRA", "IA3", "Series"], "adapter.rank": [4, 16], "adapter.bottleneck": [64, 128]}
+    write_study(tmp_path / "runs/s", axes, trials)
+    assert main(["report", "s", "--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    combinations = [row["combination"] for row in table(tmp_path / "out", "study-1")]
+    sizes = ["LoRA, rank 4", "LoRA, rank 16", "Series, bottleneck 64", "Series, bottleneck 128"]
+    assert combinations == ["adapter IA3", *(f"adapter {size}" for size in sizes)]
+    assert [row["adapter.rank"] for row in table(tmp_path / "out", "study-1-2")] == ["4", "16"]
+    said = (tmp_path / "out/report.html").read_text()
+    assert "No curve along adapter: no two trials differ in it alone." in said
 
 
 def test_in_and_out_of_distribution(reported):
@@ -103,10 +125,27 @@ def test_the_paired_test_is_that_of_compare(reported):
     assert float(row["difference"]) == -0.125
 
 
+def test_what_was_published_stands_beside_ours(tmp_path):
+    about = config(base="yahma/llama-7b-hf", rank=32)
+    sets = {"AddSub": records("+-+-", "AddSub"), "mine": records("+-")}
+    run = write_run(tmp_path / "runs/a-1", sets, about=about, protocol="llm_adapters")
+    assert main(["report", "a-1", "--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
+    rows = table(tmp_path / "out", "published")
+    known = [
+        row for row in published_rows() if (row.base, row.method) == ("LLaMA-7B", "LoRA") and "AddSub" in row.accuracy
+    ]
+    assert [(row["source"], float(row["published"])) for row in rows] == [
+        (r.source, r.accuracy["AddSub"]) for r in known
+    ]
+    ours = run.results()["sets"]["AddSub"]["accuracy"]
+    assert {(row["set"], float(row["ours"])) for row in rows} == {("AddSub", ours)}
+    assert "crosses are the published row" in (tmp_path / "out/report.html").read_text()
+
+
 def test_every_figure_is_there_in_each_form_and_has_its_table(reported, seen):
     _, out = reported
     names = {path.stem for path in (out / "figures").glob("*.svg")}
-    assert names == {"accuracy", "distribution", "cost", "forgetting", "learning", "study-1-1", "study-1-2"}
+    assert names == {"accuracy", "distribution", "cost", "forgetting", "learning", "study-1", "study-1-1", "study-1-2"}
     assert names == {path.stem for path in (out / "figures").glob("*.png")}
     assert names <= {path.stem for path in (out / "tables").glob("*.csv")}
     assert seen.elements.count("svg") == len(names)

@@ -61,13 +61,17 @@ def test_states(tmp_path, listed):
 
 def test_the_trials_of_a_study_stand_below_it(tmp_path, listed, capsys):
     trials = [({"adapter.rank": rank}, "complete", {"sums": records("+-")}) for rank in (2, 4)]
-    write_study(tmp_path / "runs/sizes", {"adapter.rank": [2, 4]}, [*trials, ({"adapter.rank": 8}, "pruned", {})])
-    found = listed()["sizes"]
+    others = [({"adapter.rank": 8}, state, {}) for state in ("pruned", "running", "running")]
+    write_study(tmp_path / "runs/sizes", {"adapter.rank": [2, 4]}, [*trials, *others])
+    (tmp_path / "runs/sizes/trial-4/.trial.lock").touch()
+    with locked(tmp_path / "runs/sizes/trial-3/.trial.lock"):
+        found = listed()["sizes"]
     assert (found["kind"], found["axes"]) == ("study", {"adapter.rank": [2, 4, 8]})
-    assert [trial["name"] for trial in found["trials"]] == ["sizes/trial-0", "sizes/trial-1", "sizes/trial-2"]
-    assert found["trials"][2]["state"] == "pruned"
+    assert [trial["name"] for trial in found["trials"]] == [f"sizes/trial-{number}" for number in range(5)]
+    states = [trial["state"] for trial in found["trials"]]
+    assert states == ["complete", "complete", "pruned", "running", "interrupted"]
     assert main(["runs"]) == 0
-    assert "2 of 3 complete" in capsys.readouterr().out
+    assert "2 of 5 complete" in capsys.readouterr().out
 
 
 def test_what_cannot_be_read_is_a_line_and_no_end(tmp_path, listed, capsys):
