@@ -98,7 +98,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "test": (
         "config",
         *_MODEL,
-        "model.test_base",
+        *("model.test_base", "model.engine"),
         "adapter_path",
         *("data", "data.root", "data.test_path", "data.limit_test", "data.eval_batch_size", "data.protocol"),
         *("data.samples", "data.max_new_tokens", *_RUN, "overwrite"),
@@ -106,6 +106,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "predict": (
         "config",
         *_MODEL,
+        "model.engine",
         "adapter_path",
         *("data", "data.root", "data.test_path", "data.limit_test", "data.eval_batch_size", "data.protocol"),
         *("data.max_new_tokens", *_RUN),

@@ -173,9 +173,13 @@ class AdaptedBase(LightningModule):
     @property
     def virtual_tokens(self) -> int:
         """Positions of the base's context that the adapters take, those included that are still to be injected."""
+        return sum(adapter.virtual_tokens for adapter in self.coming_adapters.values())
+
+    @property
+    def coming_adapters(self) -> dict[str, Adapter]:
+        """The adapters by name, those included that are still to be injected."""
         coming = [c for c in getattr(trainer_of(self), "callbacks", ()) if isinstance(c, Adapter)]
-        adapters = {adapter.name: adapter for adapter in (*coming, *self.adapters.values())}
-        return sum(adapter.virtual_tokens for adapter in adapters.values())
+        return {adapter.name: adapter for adapter in (*coming, *self.adapters.values())}
 
     @property
     def computes_on(self) -> torch.device:

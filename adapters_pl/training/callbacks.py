@@ -309,9 +309,9 @@ def _general_line(found: dict[str, Any]) -> str:
 
 def _rounding(trainer: Trainer, pl_module: CausalLMModule, batch_size: int) -> dict[str, Any]:
     """Whether the answers depend on the batch size: below float32 a sum is rounded by the shape of its batch."""
-    dtype = short_name(pl_module.model.dtype)
-    invariant = dtype == "float32" and trainer.precision == "32-true"
-    return {"dtype": dtype, "eval_batch_size": batch_size, "batch_invariant": invariant}
+    dtype, engine = short_name(pl_module.model.dtype), pl_module.answers_by
+    invariant = dtype == "float32" and trainer.precision == "32-true" and engine == "transformers"
+    return {"dtype": dtype, "eval_batch_size": batch_size, "batch_invariant": invariant, "engine": engine}
 
 
 class Progress(RichProgressBar):

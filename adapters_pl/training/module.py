@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import PreTrainedModel
 
 from adapters_pl.adapters.base import describe_adapter
 from adapters_pl.adapters.folded import folded
@@ -30,6 +31,8 @@ from adapters_pl.models.base import Dtype, Quantization, context_length
 from adapters_pl.training.adapted import AdaptedBase, BaseSource
 from adapters_pl.training.checks import check_packing
 from adapters_pl.training.hardware import free_memory
+from adapters_pl.training.serving.served import refuse_unserved
+from adapters_pl.training.serving.vllm_engine import VLLMEngine, serve
 from adapters_pl.training.strategies import as_forward, full_value
 
 OptimizerFactory = Callable[[Iterable], Optimizer]
@@ -63,6 +66,8 @@ class CausalLMModule(AdaptedBase):
         lr_scheduler: a scheduler for it, stepped every optimizer step.
         monitor: what ``best.ckpt`` is chosen by: ``val_loss``, or ``val_accuracy`` of generated answers.
         test_base: also test the base alone, for comparison; switch it off where generation is expensive.
+        engine: who answers in ``test`` and ``predict``: ``transformers``, or ``vllm`` in a process of its own, which
+            takes LoRA as it is and other changes of weights merged; it needs the extra ``vllm``.
         add_tokens: new tokens for the tokenizer; the base's embeddings grow to hold them. They are trained if the
             adapter has ``modules_to_save`` with the embeddings and the head in it.
     """
@@ -85,6 +90,7 @@ class CausalLMModule(AdaptedBase):
         lr_scheduler: SchedulerFactory | None = None,
         monitor: Literal["val_loss", "val_accuracy"] = "val_loss",
         test_base: bool = True,
+        engine: Literal["transformers", "vllm"] = "transformers",
         add_tokens: list[str] | None = None,
     ) -> None:
         refuse_out_of_range("model.", CausalLMModule.__init__, locals())
@@ -106,6 +112,8 @@ class CausalLMModule(AdaptedBase):
         self.scheduler_factory = lr_scheduler
         self.monitor = monitor
         self.test_base = test_base
+        self.answers_by = engine
+        self._served: VLLMEngine | None = None
         #: What the last test or prediction answered.
         self.answers: Answers | None = None
         #: Records of an interrupted test, by set and row: those rows are not answered again.
@@ -219,9 +227,7 @@ class CausalLMModule(AdaptedBase):
 
     def on_test_start(self) -> None:
         """Forget an earlier test, and say who answers this one."""
-        self._check_scoring()
-        beside = self.base_alone if self.adapters and self.test_base else None
-        self.answers = Answers(self._evaluator(), self.folded(), beside, self.known_answers, self._data.rows_here)
+        self._begin_answering(self.base_alone if self.adapters and self.test_base else None, self.known_answers)
         self.test_accuracies = torch.nn.ModuleList(AnswerAccuracy() for _ in self._data.eval_sets).to(self.device)
 
     def test_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -237,13 +243,11 @@ class CausalLMModule(AdaptedBase):
     def on_test_end(self) -> None:
         """What was taken over belongs to this test only."""
         self.known_answers = {}
-        assert self.answers is not None
-        self.answers.end()
+        self._end_answering()
 
     def on_predict_start(self) -> None:
         """Forget an earlier prediction."""
-        self._check_scoring()
-        self.answers = Answers(self._evaluator(), self.folded(), coming=self._data.rows_here)
+        self._begin_answering()
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int, dataloader_idx: int = 0) -> list[Record]:
         """Answer a batch of rows that may have no gold answer."""
@@ -252,8 +256,7 @@ class CausalLMModule(AdaptedBase):
 
     def on_predict_end(self) -> None:
         """Keep the records alone."""
-        assert self.answers is not None
-        self.answers.end()
+        self._end_answering()
 
     # ---- who answers
 
@@ -269,6 +272,34 @@ class CausalLMModule(AdaptedBase):
             forward=lambda work: as_forward(self.model, work),
             any_at_work=self._strategy.any_at_work,
         )
+
+    def _begin_answering(
+        self,
+        beside: Callable[[], AbstractContextManager[None]] | None = None,
+        known: Mapping[str, Mapping[int, Record]] | None = None,
+    ) -> None:
+        if self.answers_by == "vllm":
+            served = self._served = serve(self.source, self.model, self.adapters, self._data)
+            evaluator = Evaluator(served, asking=self._data.asking)
+            self.answers = Answers(evaluator, nullcontext, beside and served.base_alone, known, self._data.rows_here)
+        else:
+            self._check_scoring()
+            self.answers = Answers(self._evaluator(), self.folded(), beside, known, self._data.rows_here)
+
+    def _end_answering(self) -> None:
+        assert self.answers is not None
+        self.answers.end()
+        if self._served is not None:
+            self._served.close()
+            self._served = None
+
+    def build_base(self) -> PreTrainedModel:
+        """The frozen base; what vLLM cannot serve is refused before it is loaded."""
+        fn = getattr(trainer_of(self), "state", None) and self.trainer.state.fn
+        if "model" not in self._modules and self.answers_by == "vllm" and fn in ("test", "predict"):
+            adapters, beside = list(self.coming_adapters.values()), self.test_base and fn == "test"
+            refuse_unserved(self.source, adapters, self._data, test_base=beside, processes=self.trainer.world_size)
+        return super().build_base()
 
     def folded(self) -> Callable[[], AbstractContextManager[None]]:
         """A context within which the adapter is folded into the base, where that changes nothing but rounding.
@@ -329,6 +360,7 @@ class CausalLMModule(AdaptedBase):
             "adapters": [describe_adapter(adapter) for adapter in self.adapters.values()],
             "adapter_values": digest.hexdigest(),
             "base_alone": bool(self.adapters and self.test_base),
+            **({"engine": self.answers_by} if self.answers_by != "transformers" else {}),
         }
 
     def connect(self, data: ReasoningDataModule) -> None:

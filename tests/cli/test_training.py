@@ -208,6 +208,7 @@ def test_results_say_whether_answers_depend_on_the_batch_size(folder, make_base,
     assert main(["test", *own, "--data.eval_batch_size", "3", *QUICK[2:]]) == 0
     found = results("test-1")["sets"]["sums"]
     assert (found["dtype"], found["eval_batch_size"], found["batch_invariant"]) == (dtype, 3, invariant)
+    assert found["engine"] == "transformers"
 
 
 def test_predict_needs_no_gold(fitted, tmp_path, capsys):

@@ -50,6 +50,7 @@ NEEDS = {
     "peft": "PEFTAdapter",
     "quant": "--model.quantization 8bit or 4bit",
     "gguf": "--model.base FILE.gguf",
+    "vllm": "--model.engine vllm",
     "test": "make test",
 }
 
