@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -160,8 +163,8 @@ def test_what_models_and_strangers_wrote_is_text(reported, seen):
     assert not {"script", "img", "i", "iframe", "object", "style"} & set(seen.elements[seen.elements.index("body") :])
     assert "答案是" in seen.text
     assert "<i>base" in seen.text
-    svg = (out / "figures" / "accuracy.svg").read_text(encoding="utf-8")
-    assert "测试 🙂 $x$" in svg
+    svg = ElementTree.parse(out / "figures" / "accuracy.svg")
+    assert "B  测试 🙂 $x$" in [element.text for element in svg.iter("{http://www.w3.org/2000/svg}text")]
     assert "mathdefault" not in "".join(path.read_text() for path in (out / "figures").glob("*.svg"))
 
 
@@ -235,6 +238,22 @@ def test_only_an_earlier_report_is_replaced_and_only_by_a_whole_one(tmp_path, mo
     assert "--out out cannot be made (No space left on device)" in capsys.readouterr().err
     assert (tmp_path / "out/report.html").read_bytes() == first
     assert sorted(path.name for path in tmp_path.iterdir()) == [".out.lock", "out", "runs"]
+
+    replace = os.replace
+
+    def refuse(source, target):
+        if target == Path("out"):
+            refused.append(source)
+            if len(refused) == 1:
+                raise OSError(13, "Permission denied")
+        replace(source, target)
+
+    refused = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", refuse)
+        assert main(call) == 1
+    assert len(refused) == 2
+    assert (tmp_path / "out/report.html").read_bytes() == first
 
     (tmp_path / "out/tables/old.csv").touch()
     assert main(call) == 0
