@@ -74,7 +74,9 @@ def read_run(path: Path) -> Tested:
     if "sets" not in results or not isinstance(results.get("data") or {}, dict):
         raise UserError(f"{file} is not what a test writes; test the run again.")
     answers = {
-        name: _answers(path / "predictions" / f"{name}.jsonl", figures) for name, figures in results["sets"].items()
+        name: _answers(path / "predictions" / f"{name}.jsonl", figures)
+        for name, figures in results["sets"].items()
+        if Path(name).name == name  # a stranger's may lead out of the run
     }
     answered = {name: rows for name, rows in answers.items() if rows}
     return Tested(path.name, results, answered, Run(path).trained_with())

@@ -10,6 +10,7 @@ from itertools import groupby
 from statistics import mean, stdev
 from typing import Any
 
+from adapters_pl.evaluation.metrics import mean_interval
 from adapters_pl.reports.collect import RunSeen, StudySeen, is_number, mean_accuracy
 from adapters_pl.reports.drawing import in_rows, log_scale, look, new_figure
 from adapters_pl.reports.section import Figure, Section, listed
@@ -20,6 +21,7 @@ from adapters_pl.reports.texts import in_one_line
 _PANELS, _LINES = 5, 8
 #: The most combinations of values in a figure.
 _COMBINATIONS = 40
+_INTERVAL = "The 95% interval is that of the mean over seeds, by Student's t; it is wide where seeds are few."
 _LOSS = "lowest validation loss"
 
 
@@ -121,7 +123,7 @@ def _combinations(
     points = {panel: _points(complete, measure, varied, None, panel) for panel in panels}
     rows = [point.group for point in points[panels[0]]]
     columns = (Column("shown"), Column("combination"), *_statistics(measure))
-    table = Table(name, f"Every combination, {measure.label}", columns)
+    table = Table(name, f"Every combination, {measure.label}", columns, note=_INTERVAL)
     table.rows = [[panel, point.group, *_numbers(point)] for panel in panels for point in points[panel]]
     best = sorted(points[panels[0]], key=lambda point: mean(point.values), reverse=measure.tested)[:_COMBINATIONS]
     kept = [row for row in rows if row in {point.group for point in best}]
@@ -149,7 +151,7 @@ def _along(
         *(Column("shown"), Column(short, "text", key), *([Column("other keys")] if others else [])),
         *_statistics(measure),
     )
-    table = Table(name, f"Along {short}, {measure.label}", columns)
+    table = Table(name, f"Along {short}, {measure.label}", columns, note=_INTERVAL)
     for panel, found in points.items():
         for point in found:
             table.rows.append([panel, _text(point.x), *([point.group] if others else []), *_numbers(point)])
@@ -161,13 +163,13 @@ def _along(
 
 
 def _statistics(measure: _Measure) -> list[Column]:
-    numbers = [Column(heading, measure.form) for heading in ("mean", "least", "most", "sd over seeds")]
-    return [Column("seeds", "count"), *numbers]
+    headings = ("mean", "95% low", "95% high", "least", "most", "sd over seeds")
+    return [Column("seeds", "count"), *(Column(heading, measure.form) for heading in headings)]
 
 
 def _numbers(point: _Point) -> list[Any]:
     spread = stdev(point.values) if len(point.values) > 1 else None
-    return [len(point.values), mean(point.values), min(point.values), max(point.values), spread]
+    return [len(point.values), *mean_interval(point.values), min(point.values), max(point.values), spread]
 
 
 def _of_seeds(points: dict[str, list[_Point]]) -> str:

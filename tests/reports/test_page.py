@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from adapters_pl.cli.main import main
+from adapters_pl.evaluation.metrics import mean_interval
 from adapters_pl.evaluation.published import published_rows
 from adapters_pl.reports import page
 from tests.helpers.runs import config, records, write_run, write_study
@@ -91,7 +92,9 @@ def test_a_study_is_summed_up_over_seeds(reported):
         ("1", "placement both"): ("1", "0.5", "0.5", "0.5"),
         ("8", "placement both"): ("1", "1.0", "1.0", "1.0"),
     }
-    assert rows["1", "placement both"]["sd_over_seeds"] == ""
+    one, two = rows["1", "placement both"], rows["1", "placement attn"]
+    assert (one["sd_over_seeds"], one["95%_low"], one["95%_high"]) == ("", "", "")
+    assert [float(two["95%_low"]), float(two["95%_high"])] == list(mean_interval([0.25, 0.5])[1:])
     all_of_it = {row["combination"]: (row["seeds"], row["mean"]) for row in table(out, "study-1")}
     assert all_of_it == {f"rank {rank}, {where}": values[:2] for (rank, where), values in found.items()}
     assert [row["state"] for row in table(out, "study-1-trials")] == ["complete"] * 6 + ["pruned", "failed"]

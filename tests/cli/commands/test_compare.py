@@ -60,6 +60,15 @@ def test_answers_that_do_not_belong_to_the_figures_are_refused(run, recorded):
         read_run(folder)
 
 
+def test_no_name_of_a_set_leads_out_of_the_run(run, tmp_path):
+    folder = run("a", gsm8k="++")
+    (tmp_path / "runs/private.jsonl").write_bytes((folder / "predictions/gsm8k.jsonl").read_bytes())
+    results = json.loads((folder / "results.json").read_text())
+    results["sets"]["../../private"] = results["sets"]["gsm8k"]
+    (folder / "results.json").write_text(json.dumps(results))
+    assert list(read_run(folder).answers) == ["gsm8k"]
+
+
 def test_rows_are_matched_by_name_whatever_their_order(run):
     first = read_run(run("a", ids=[0, 1, 2, 3], gsm8k="++--"))
     second = read_run(run("b", ids=[3, 2, 1, 0], gsm8k="--++"))
