@@ -279,7 +279,7 @@ class CausalLMModule(AdaptedBase):
         known: Mapping[str, Mapping[int, Record]] | None = None,
     ) -> None:
         if self.answers_by == "vllm":
-            served = self._served = serve(self.source, self.model, self.adapters, self._data)
+            served = self._served = serve(self.source, self.model, self.adapters, self._data, bool(beside))
             evaluator = Evaluator(served, asking=self._data.asking)
             self.answers = Answers(evaluator, nullcontext, beside and served.base_alone, known, self._data.rows_here)
         else:

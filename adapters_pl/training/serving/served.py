@@ -122,7 +122,9 @@ def served_as_lora(skeleton: PreTrainedModel, adapter: Adapter) -> bool:
     return False
 
 
-def written(source: BaseSource, model: PreTrainedModel, adapter: Adapter | None, folder: Path) -> Served:
+def written(
+    source: BaseSource, model: PreTrainedModel, adapter: Adapter | None, folder: Path, merged: bool = False
+) -> Served:
     """Write what vLLM needs and does not find on the disk below ``folder``, which is temporary.
 
     Args:
@@ -130,13 +132,21 @@ def written(source: BaseSource, model: PreTrainedModel, adapter: Adapter | None,
         model: the base with the adapter in it; after it as before.
         adapter: what hangs on it.
         folder: an empty directory.
+        merged: merge what vLLM would take as a LoRA, too, where that is possible.
     """
-    if adapter is not None and not served_as_lora(source.skeleton(), adapter):
-        undo = adapter.merge(model)
-        try:
-            return Served(_save(model, adapter, folder / "merged"))
-        finally:
-            undo()
+    if adapter is not None:
+        as_lora = served_as_lora(source.skeleton(), adapter)
+        if merged or not as_lora:
+            try:
+                undo = adapter.merge(model)
+            except UserError:
+                if not as_lora:
+                    raise
+            else:
+                try:
+                    return Served(_save(model, adapter, folder / "merged"))
+                finally:
+                    undo()
     base = _on_the_disk(source) or _save(model, adapter, folder / "base")
     if adapter is None:
         return Served(base)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters_pl.adapters.base import Adapter
@@ -69,7 +70,6 @@ class VLLMEngine:
     ) -> None:
         import vllm
         from vllm.lora.request import LoRARequest
-        from vllm.platforms import current_platform
 
         self.tokenizer, self.ends, self._folder = tokenizer, list(ends), folder
         self.context: int | None = longest
@@ -79,7 +79,7 @@ class VLLMEngine:
         lora: dict[str, Any] = {}
         if served.lora:
             lora = {"enable_lora": True, "max_lora_rank": next(rank for rank in LORA_RANKS if rank >= served.rank)}
-        on_cpu = bool(current_platform.is_cpu())
+        on_cpu = _on_cpu()
         with _environment(cache_gib=cache_gib(config, dtype, batch_size, longest) if on_cpu else None):
             try:
                 self._llm = vllm.LLM(
@@ -172,6 +172,7 @@ def serve(
     model: PreTrainedModel,
     adapters: Mapping[str, Adapter],
     data: ReasoningDataModule,
+    test_base: bool,
 ) -> VLLMEngine:
     """Begin vLLM with the base and the adapter, if there is one; the model goes to the CPU, so that vLLM has its place.
 
@@ -180,18 +181,27 @@ def serve(
         model: the base with its adapter.
         adapters: one or none.
         data: the sets that will be asked.
+        test_base: whether the base alone answers, too; then nothing is merged that need not be.
 
     Raises:
         UserError: vLLM does not take the model.
     """
+    # On CPUs a LoRA beside the weights takes vLLM ten times as long as one in them. Below float32 merging would round.
+    merged = _on_cpu() and model.dtype == torch.float32 and not test_base
     folder = TemporaryDirectory(prefix="adapters-pl-")
-    served = written(source, model, next(iter(adapters.values()), None), Path(folder.name))
+    served = written(source, model, next(iter(adapters.values()), None), Path(folder.name), merged)
     model.to("cpu")  # type: ignore[arg-type]
     questions = [data.questions(name) for name in data.eval_sets]
     longest = max(len(row.prompt) + each.max_new_tokens for each in questions if each for row in each.rows)
     tokenizer, dtype = source.tokenizer, short_name(model.dtype)
     ends = end_tokens(model, tokenizer)
     return VLLMEngine(served, folder, tokenizer, ends, source.config, dtype, data.eval_batch_size, longest)
+
+
+def _on_cpu() -> bool:
+    from vllm.platforms import current_platform
+
+    return bool(current_platform.is_cpu())
 
 
 def cache_gib(config: PretrainedConfig, dtype: str, batch_size: int, longest: int) -> int:

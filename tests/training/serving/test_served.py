@@ -157,6 +157,21 @@ def test_anything_else_is_written_merged_and_the_model_stays_as_it_was(make_base
     torch.testing.assert_close(logits(merged), before, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("mergeable", [True, False])
+def test_a_lora_is_merged_where_that_is_asked_for_and_possible(make_base, tmp_path, monkeypatch, mergeable):
+    module = adapted(make_base(), LoRA(rank=4, dropout=0.0))
+    adapter = module.adapters["default"]
+    if not mergeable:
+
+        def refuse(model):
+            raise UserError("no")
+
+        monkeypatch.setattr(adapter, "merge", refuse)
+    found = written(module.source, module.model, adapter, tmp_path, merged=True)
+    assert (found.lora is None) == mergeable
+    assert found.base == (tmp_path / "merged" if mergeable else make_base())
+
+
 def test_a_base_that_is_no_directory_is_written_without_the_adapter(make_base, tmp_path, monkeypatch):
     module = adapted(make_base(), LoRA(rank=4, dropout=0.0))
     monkeypatch.setattr(served, "_on_the_disk", lambda source: None)
@@ -183,7 +198,7 @@ def test_a_test_asks_the_served_model_and_lets_go_of_it(make_base, rows_file, tm
     happened = []
     module = CausalLMModule(str(make_base()), engine="vllm")
 
-    def serve(source, model, adapters, data):
+    def serve(source, model, adapters, data, test_base):
         engine = CausalLMModule.engine(module, data.eval_batch_size)
 
         @contextmanager
@@ -195,6 +210,7 @@ def test_a_test_asks_the_served_model_and_lets_go_of_it(make_base, rows_file, tm
         engine.base_alone, engine.close = base_alone, lambda: happened.append("closed")
         assert list(adapters) == ["default"]
         assert data.eval_sets
+        assert test_base
         happened.append("served")
         return engine
 

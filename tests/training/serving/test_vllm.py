@@ -41,8 +41,8 @@ def records(base, rows_file, tmp_path, engine, adapter, test_base=True, **data):
 
 @pytest.mark.parametrize(
     ("settings", "test_base"),
-    [({}, True), ({"rslora": True}, False), ({"init": "pissa"}, False), ({"dora": True}, False)],
-    ids=["lora", "rslora", "pissa", "dora"],
+    [({}, True), ({}, False), ({"rslora": True}, True), ({"init": "pissa"}, True), ({"dora": True}, False)],
+    ids=["lora", "lora merged", "rslora", "pissa", "dora merged"],
 )
 def test_texts_are_those_of_transformers(make_base, rows_file, tmp_path, settings, test_base):
     def answered(engine):
