@@ -15,7 +15,7 @@ from adapters_pl.inputs.errors import UserError
 #: A run's colour, marker and line, in its place: told apart by each of them. The colours are those of Okabe and Ito
 #: (2008), which people with any colour vision tell apart.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000", "#777777")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">", "h")
+_MARKERS = ("o", "s", "^", "p", "v", "P", "X", "*", "<", ">", "h")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
 _INK, _GRID = "#222222", "#d9d9d9"
 #: Fonts with the characters of more languages, of which those are used that are here. SVG files hold texts as texts.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from typing import Any
+from typing import Any, Literal
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +18,10 @@ from adapters_pl.reports.texts import in_one_line, shown
 
 #: Of more sets than this the table shows the average alone.
 _MOST_SETS = 4
+#: The most characters of an accuracy that are kept in one line.
+_WIDEST = 40
+#: The columns of a terminal that is wide enough for that.
+_WIDE = 110
 
 
 def main(options: Namespace, debug: bool = False) -> int:
@@ -41,8 +46,13 @@ def main(options: Namespace, debug: bool = False) -> int:
 def runs_table(found: list[RunSeen | StudySeen]) -> Table:
     """Name, method, base, accuracy by set with its interval, trained parameters, state, date; trials below studies."""
     table = Table(title="Runs; accuracy in %, with its 95% interval", title_justify="left")
+    runs = [run for one in found for run in (one.trials if isinstance(one, StudySeen) else [one])]
+    # A name, and a set with its accuracy, stand in one line where the others then still have room.
+    console, longest = Console(), max((len(line) for run in runs for line in _accuracies(run)), default=0)
+    fits = longest <= _WIDEST and not (console.is_terminal and console.width < _WIDE)
     for heading in ("name", "method", "base", "accuracy", "trained", "state", "when (UTC)"):
-        table.add_column(heading, justify="right" if heading == "trained" else "left", overflow="fold")
+        justify: Literal["left", "right"] = "right" if heading == "trained" else "left"
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=fits and heading in ("name", "accuracy"))
     for one in found:
         if isinstance(one, StudySeen):
             table.add_section()

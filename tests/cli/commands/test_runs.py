@@ -24,7 +24,7 @@ def listed(tmp_path, monkeypatch, capsys):
 
 
 def test_a_run_is_listed_with_its_figures(tmp_path, listed, capsys):
-    sets = {"sums": records("++-", base="---"), "more": records("+-")}
+    sets = {"sums": records("++-", base="---"), "word_problems-unseen": records("+-")}
     run = write_run(tmp_path / "runs/lora-1", sets, parameters=12_345)
     found = listed()["lora-1"]
     assert (found["state"], found["method"], found["base"]) == ("complete", "LoRA (rank 8)", "quickstart")
@@ -36,6 +36,8 @@ def test_a_run_is_listed_with_its_figures(tmp_path, listed, capsys):
     out = capsys.readouterr().out
     assert "12,345" in out
     assert "sums  66.7 (20.8-93.9)" in out
+    assert "word_problems-unseen  50.0 (9.5-90.5)" in out
+    assert "2026-11-29" in out
 
 
 def test_states(tmp_path, listed):
