@@ -71,7 +71,7 @@ def _row(run: RunSeen) -> list[Text]:
     trained = run.effort.get("trainable_parameters")
     # As they are: a name may hold what rich takes for markup.
     cells = [run.name, run.method, run.base, "\n".join(_accuracies(run)), "" if trained is None else f"{trained:,}"]
-    return [Text(shown(cell)) for cell in (*cells, run.state, run.when)]
+    return [Text(shown(cell)) for cell in (*cells, run.state, run.when[5:])]  # the year is in --json
 
 
 def _accuracies(run: RunSeen) -> list[str]:
