@@ -10,38 +10,28 @@ No trial runs twice at once, and none is lost:
   was killed holds no lock, so on its machine the slot is free at once; one that it has left behind holds it still.
 * Of workers that share no locks, one alone can turn a waiting trial into a running one, or a running one into a failed
   one: both are transactions of the database. Such a worker tells that it lives by Optuna's heartbeat, and is taken for
-  dead after :data:`GRACE` seconds without one.
+  dead after ``storage.GRACE`` seconds without one.
 * Whatever leaves two open trials of one slot (two workers that repair the same thing), the lowest number counts.
 """
 
 from __future__ import annotations
 
-import re
 import socket
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from adapters_pl.inputs.errors import UserError, first_line
+from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.masking import masked
 from adapters_pl.inputs.untrusted import load_config_file
 from adapters_pl.runs.run import Run, locked
 from adapters_pl.studies.asked import Asked, Values, differences, label
 from adapters_pl.studies.folder import TrialFolder
+from adapters_pl.studies.storage import FrozenTrial, TrialState, connect, optuna, pruner, reaching, sampler
 
-try:
-    import optuna
-    from optuna.trial import FrozenTrial, TrialState
-except ImportError as error:
-    raise UserError(f"study needs Optuna ({first_line(error)}): pip install 'adapters-pl[study]'") from error
-
-#: Seconds between two heartbeats, and without one after which a worker of another machine is taken for dead.
-HEARTBEAT, GRACE = 20, 120
 #: What tells workers that share locks from others.
 HOST = socket.gethostname()
 
@@ -109,8 +99,6 @@ class Ledger:
         self.choices = asked.axes
         self.file = url is None or url.startswith("sqlite")
         self.url = url or f"sqlite:///{folder / 'study.db'}"
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
 
     def open(self) -> None:
         """Make the study, or go on in one that is there and asks for the same.
@@ -147,27 +135,12 @@ class Ledger:
 
     def _connect(self, document: dict[str, Any]) -> None:
         """Reach the storage, and look whether it has another study of this name."""
-        with self._reaching():
-            self.storage = self._storage()
+        with reaching(self.url):
+            self.storage = connect(self.url, self._again)
             with suppress(KeyError):
                 study = optuna.load_study(study_name=self.asked.name, storage=self.storage)
                 if known := study.user_attrs.get("asked"):
                     self._refuse_other(known, document, "the storage")
-
-    def _storage(self, again: bool = True) -> optuna.storages.RDBStorage:
-        try:
-            return optuna.storages.RDBStorage(
-                self.url,
-                engine_kwargs={"connect_args": _connect_arguments(self.url)},
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
-                heartbeat_stale_trial_callback=self._again,
-            )
-        except Exception as error:
-            # Another worker makes the same tables at this moment.
-            if again and re.search("already exists|[Dd]uplicate|[Uu]nique", str(error)):
-                return self._storage(again=False)
-            raise
 
     def _refuse_other(self, there: dict[str, Any], here: dict[str, Any], where: object) -> None:
         if found := differences(there, here):
@@ -178,14 +151,14 @@ class Ledger:
 
     def _begin(self, document: dict[str, Any]) -> None:
         """The study in the storage, and a trial for every slot."""
-        with self._reaching():
+        with reaching(self.url):
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=self.asked.name,
                 direction="maximize",
                 load_if_exists=True,
-                sampler=self._sampler(0),
-                pruner=_pruner(self.asked.pruner),
+                sampler=sampler(self.asked.sampler, 0),
+                pruner=pruner(self.asked.pruner),
             )
             if "asked" not in self.study.user_attrs:
                 self.study.set_user_attr("asked", document)
@@ -197,7 +170,7 @@ class Ledger:
 
     def slots(self) -> list[Slot]:
         """Every slot."""
-        with self._reaching():
+        with reaching(self.url):
             trials = self.study.get_trials(deepcopy=False)
         found: dict[int, list[FrozenTrial]] = {number: [] for number in range(self.asked.trials)}
         for trial in trials:
@@ -232,7 +205,7 @@ class Ledger:
 
     def claim(self) -> Claim | None:
         """A slot that this process may run from now on; ``None`` where nothing is open or others have it."""
-        with self._reaching():
+        with reaching(self.url):
             optuna.storages.fail_stale_trials(self.study)
         for slot in self.slots():
             if slot.state not in (WAITING, RUNNING):
@@ -263,7 +236,7 @@ class Ledger:
             return None
         own = slot.current
         identity = self._identity(own)
-        with self._reaching():
+        with reaching(self.url):
             try:
                 # Both before it runs: what is claimed and then killed at once is known to be dead.
                 self.storage.set_trial_user_attr(identity, "host", HOST)
@@ -277,8 +250,8 @@ class Ledger:
         if slot.current is None or slot.current.number != own.number:
             self._fail(own, again=False)
             return None
-        with self._reaching():
-            self.study.sampler = self._sampler(number)
+        with reaching(self.url):
+            self.study.sampler = sampler(self.asked.sampler, number)
             trial = optuna.trial.Trial(self.study, identity)
             self._suggest(trial, self.cells[number] if self.cells else self.choices)
         values = self.cells[number] if self.cells else self._values(self.slots()[number].current or own)
@@ -320,7 +293,7 @@ class Ledger:
     def fail(self, claim: Claim, error: str) -> None:
         """A trial ended with ``error``, one line."""
         claim.folder.write(self.asked.name, claim.values, FAILED, error)
-        with self._reaching(), suppress(optuna.exceptions.UpdateFinishedTrialError):
+        with reaching(self.url), suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.storage.set_trial_user_attr(self._identity(claim.trial), "error", masked(error))
         self._tell(claim, TrialState.FAIL, None)
 
@@ -338,7 +311,7 @@ class Ledger:
 
     def _tell(self, claim: Claim, state: TrialState, value: float | None) -> None:
         try:
-            with self._reaching():
+            with reaching(self.url):
                 # Finished already where others took this worker for dead; what it found lies in the directory.
                 self.study.tell(claim.trial, value, state, skip_if_finished=True)
         finally:
@@ -346,7 +319,7 @@ class Ledger:
 
     def _fail(self, trial: FrozenTrial | optuna.trial.Trial, again: bool = True) -> None:
         """End a trial without an error, for another one to wait in its place."""
-        with self._reaching():
+        with reaching(self.url):
             try:
                 ended = self.storage.set_trial_state_values(self._identity(trial), TrialState.FAIL)
             except optuna.exceptions.UpdateFinishedTrialError:
@@ -362,7 +335,7 @@ class Ledger:
 
     def _enqueue(self, number: int, values: Values) -> None:
         """A trial that waits, with the values of the slot as far as they are known."""
-        with self._reaching():
+        with reaching(self.url):
             self.study.enqueue_trial({key: label(value) for key, value in values.items()}, {"slot": number})
 
     def _identity(self, trial: FrozenTrial | optuna.trial.Trial) -> int:
@@ -370,47 +343,3 @@ class Ledger:
         return self.storage.get_trial_id_from_study_id_trial_number(
             self.storage.get_study_id_from_name(self.asked.name), trial.number
         )
-
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        """What draws the values of a slot: by a seed of its own, so that two workers do not draw the same."""
-        if self.asked.sampler and self.asked.sampler["name"] == "tpe":
-            return optuna.samplers.TPESampler(seed=self.asked.sampler.get("seed", 0) + number, constant_liar=True)
-        seed = self.asked.sampler.get("seed", 0) if self.asked.sampler else 0
-        return optuna.samplers.RandomSampler(seed=seed + number)
-
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Word what goes wrong in the storage."""
-        try:
-            yield
-        except (UserError, KeyError, optuna.exceptions.UpdateFinishedTrialError):
-            raise
-        except Exception as error:
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            where = masked(self.url)
-            if isinstance(cause, ImportError):
-                raise UserError(
-                    f"storage {where}: its driver is missing ({first_line(cause)}); for PostgreSQL: "
-                    "pip install 'adapters-pl[postgresql]'"
-                ) from error
-            if not type(cause).__module__.startswith(("sqlalchemy", "sqlite3", "psycopg", "optuna", "alembic")):
-                raise
-            raise UserError(f"storage {where}: cannot be used ({first_line(cause)}); see to it.") from error
-
-
-def _connect_arguments(url: str) -> dict[str, Any]:
-    """Wait for another process that writes in a file; do not wait for ever for a server that does not answer."""
-    return {"timeout": 60} if url.startswith("sqlite") else {"connect_timeout": 10}
-
-
-def _pruner(asked: Values | None) -> optuna.pruners.BasePruner:
-    if asked is None:
-        return optuna.pruners.NopPruner()
-    kinds: dict[str, Any] = {
-        "median": optuna.pruners.MedianPruner,
-        "halving": optuna.pruners.SuccessiveHalvingPruner,
-        "hyperband": optuna.pruners.HyperbandPruner,
-    }
-    return kinds[asked["name"]](**{key: value for key, value in asked.items() if key != "name"})

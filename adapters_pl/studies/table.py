@@ -37,7 +37,7 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
     mean by Student's t. The sets that the training rows were drawn from and the others follow apart where that is
     known, and a few sets each by itself where it is not.
     """
-    keys = [key for key in dict.fromkeys(key for slot in slots for key in slot.values) if key != SEED]
+    keys = [key for key in _varied(slots) if key != SEED]
     seeds = any(SEED in slot.values for slot in slots)
     groups: dict[str, list[Slot]] = {}
     for slot in slots:
@@ -47,7 +47,7 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
     columns = _columns(list(figures.values()))
     table = Table(title=f"{name}: accuracy in %, mean over the test sets", title_justify="left")
     for key in keys:
-        table.add_column(key)
+        table.add_column(key.rpartition(".")[2])
     table.add_column("trials")
     table.add_column("state")
     for heading in ("accuracy", *(("95% interval over seeds",) if seeds else ()), *columns):
@@ -67,6 +67,15 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
             row.append(percent(sum(known) / len(known)) if known else "-")
         table.add_row(*row)
     return table
+
+
+def _varied(slots: Sequence[Slot]) -> list[str]:
+    """The keys of which the trials have several values, those without it among them; all, where none has."""
+    values: dict[str, set[str]] = {}
+    for slot in slots:
+        for key, value in slot.values.items():
+            values.setdefault(key, set()).add(json.dumps(value))
+    return [key for key, found in values.items() if len(found) > 1] or list(values)
 
 
 def _columns(figures: Sequence[dict[str, dict[str, Any]]]) -> dict[str, list[str]]:

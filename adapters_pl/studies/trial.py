@@ -90,7 +90,6 @@ class Commands:
             try:
                 while (code := _code(child)) is None:
                     if look(next(measured)):
-                        _end(child)
                         raise Pruned
             except BaseException:
                 _end(child)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.studies.folder import TrialFolder
-from adapters_pl.studies.ledger import COMPLETE, FAILED, HEARTBEAT, PRUNED, RUNNING, Claim, Ledger
+from adapters_pl.studies.ledger import COMPLETE, FAILED, PRUNED, RUNNING, Claim, Ledger
+from adapters_pl.studies.storage import HEARTBEAT
 from adapters_pl.studies.table import described
 from adapters_pl.studies.trial import Failed, Look, Pruned
 
