@@ -11,7 +11,8 @@ No trial runs twice at once, and none is lost:
 * Of workers that share no locks, one alone can turn a waiting trial into a running one, or a running one into a failed
   one: both are transactions of the database. Such a worker tells that it lives by Optuna's heartbeat, and is taken for
   dead after ``storage.GRACE`` seconds without one.
-* Whatever leaves two open trials of one slot (two workers that repair the same thing), the lowest number counts.
+* Where two workers put a trial in the same place at once, the lower number counts, and the other one waits for ever:
+  the database numbers trials in the order in which others see them.
 """
 
 from __future__ import annotations
@@ -246,10 +247,6 @@ class Ledger:
                 self.storage.set_trial_user_attr(identity, "host", HOST)
             except optuna.exceptions.UpdateFinishedTrialError:
                 return None
-        slot = self.slots()[number]
-        if slot.current is None or slot.current.number != own.number:
-            self._fail(own, again=False)
-            return None
         with reaching(self.url):
             self.study.sampler = sampler(self.asked.sampler, number)
             trial = optuna.trial.Trial(self.study, identity)
@@ -317,14 +314,14 @@ class Ledger:
         finally:
             claim.folder.release()
 
-    def _fail(self, trial: FrozenTrial | optuna.trial.Trial, again: bool = True) -> None:
+    def _fail(self, trial: FrozenTrial | optuna.trial.Trial) -> None:
         """End a trial without an error, for another one to wait in its place."""
         with reaching(self.url):
             try:
                 ended = self.storage.set_trial_state_values(self._identity(trial), TrialState.FAIL)
             except optuna.exceptions.UpdateFinishedTrialError:
                 ended = False
-        if ended and again:
+        if ended:
             known = self.storage.get_trial(self._identity(trial))
             self._again(self.study, known)
 
