@@ -60,7 +60,7 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
         middle, low, high = mean_interval(found) if found else (None, None, None)
         row.append("-" if middle is None else percent(middle))
         if seeds:
-            row.append("-" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}")
+            row.append("-" if low is None or high is None else f"{100 * max(0, low):.1f} to {100 * min(1, high):.1f}")
         for names in columns.values():
             means = [mean_accuracy({n: s for n, s in figures[slot.number].items() if n in names}) for slot in done]
             known = [mean for mean in means if mean is not None]

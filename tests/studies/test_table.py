@@ -39,8 +39,8 @@ def test_trials_that_differ_in_the_seed_alone_are_one_line_with_an_interval(cell
     slots[5] = Slot(5, values[5], FAILED, None, "fit: no")
     heads, rows = cells(slots)
     assert heads == ["rank", "trials", "state", "accuracy", "95% interval over seeds"]
-    assert rows[0] == ("4", "0, 1, 2", "complete", "10.0", "-14.8 to 34.8")
-    assert rows[1] == ("8", "3, 4, 5", "2 complete, 1 failed", "35.0", "-28.5 to 98.5")
+    assert rows[0] == ("4", "0, 1, 2", "complete", "10.0", "0.0 to 34.8")
+    assert rows[1] == ("8", "3, 4, 5", "2 complete, 1 failed", "35.0", "0.0 to 98.5")
 
 
 def test_axes_of_other_grids_are_empty_and_sets_stand_apart(cells):
