@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -221,6 +222,15 @@ def test_what_is_no_run_is_one_line_that_lists_what_is_there(tmp_path, capsys, m
     ]:
         assert main(["report", name, "--out", "out"]) == 1
         assert capsys.readouterr().err == f"error: {said}\n"
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_extra_one_line_names_it(tmp_path, monkeypatch, capsys):
+    write_run(tmp_path / "runs/a-1", {})
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", "a-1", "--root", str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 1
+    said = "error: report draws with matplotlib, which is not here: pip install 'adapters-pl[report]'\n"
+    assert capsys.readouterr().err == said
     assert not (tmp_path / "out").exists()
 
 
