@@ -196,6 +196,7 @@ YARN = text("llama.rope.scaling.type") + struct.pack("<I", 8) + text("yarn")
         (header(0, 1) + MAMBA, "its architecture is 'mamba', .* these are: llama, qwen2"),
         (header(0, 2) + LLAMA + YARN, r"it scales positions \('yarn'\)"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_header_that_describes_another_file_is_refused_in_a_line(content, says, tmp_path, monkeypatch):
     path = tmp_path / "strange.gguf"
