@@ -140,7 +140,7 @@ def test_what_show_prints_is_the_recipe_in_one_file(name, resolved, capsys):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONFIGS).as_posix())
 def test_a_configuration_says_what_it_is_in_its_first_line_and_is_short(path):
     assert len(recipes.describe([path])) > 20
-    assert len(path.read_text().splitlines()) <= 15
+    assert len(path.read_text().splitlines()) <= (20 if path.parent.name == "study" else 15)
     assert max(map(len, path.read_text().splitlines())) <= 120
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
