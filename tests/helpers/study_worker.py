@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+import torch
+
 from adapters_pl.cli.commands import study
 from adapters_pl.cli.main import main
 from adapters_pl.inputs import terminal
@@ -50,6 +52,8 @@ class Child:
 
 def _run(words: list[str], log: int, parent: int) -> None:
     study._follow(parent, study._libc())
+    # A fork has lost the pool of threads. One thread makes a new one; of two that came first, one would find none.
+    torch.set_num_threads(1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.dup2(log, 1)
     os.dup2(log, 2)

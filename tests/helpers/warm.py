@@ -273,6 +273,7 @@ def _main() -> None:
     assert len(threads) == 1, f"importing has started {threads[1:]}, which a forked child would lack"
     request = _serve(way)
     if request is not None:
+        torch.set_num_threads(1)  # makes the pool that the fork has lost; of two threads that came first, one fails
         _become(request, libraries)
 
 
