@@ -86,3 +86,17 @@ def test_the_notebook_about_peft_shows_what_it_says(tmp_path):
     assert codes == {"test": 0, "fit": 0, "export": 0, "merge": 0}
     assert refused
     assert not list(tmp_path.iterdir())
+
+
+def test_the_notebook_about_studies_and_reports_shows_what_it_says(tmp_path):
+    pytest.importorskip("optuna")
+    pytest.importorskip("matplotlib")
+    result = "[exit_codes, [(t['state'], t['values']) for t in trials], untouched, page]"
+    codes, trials, untouched, page = execute(FOLDER / "04_study_and_report.ipynb", tmp_path, result)
+    assert codes == {"study": 0, "again": 0, "misspelt": 1, "report": 0, "runs": 0}
+    assert trials == [
+        ["complete", {"adapter": adapter, "seed_everything": seed}] for adapter in ("LoRA", "IA3") for seed in (1, 2)
+    ]
+    assert untouched
+    assert page.count("<svg") >= 3
+    assert not list(tmp_path.iterdir())

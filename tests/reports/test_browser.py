@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(BROWSER is None, reason="there is no Chromium he
 
 
 def test_the_page_draws_every_figure_and_loads_nothing(reported):
-    sync_api = pytest.importorskip("playwright.sync_api")
+    sync_api = pytest.importorskip("playwright.sync_api", reason="pip install 'adapters-pl[browser]'")
     _, out = reported
     asked, said = [], []
     with sync_api.sync_playwright() as driver:
