@@ -19,6 +19,8 @@ from adapters_pl.runs import recipes
 
 #: Takes over all that a checkpoint records. It is only ever typed.
 TRUST = "trust_checkpoint"
+#: Options that name a class; what they are given stands before the arguments of that class, wherever it was typed.
+_CLASSES = ("model", "data", "adapter", "optimizer", "lr_scheduler")
 #: Options that are given without a value.
 _SWITCHES = (TRUST, "overwrite")
 
@@ -44,7 +46,7 @@ class CommandLine:
 
     Attributes:
         command: ``fit``, ``validate``, ``test``, ``predict`` or ``plan``.
-        options: all but ``--config``, in their order.
+        options: all but ``--config``, in their order; those that name a class come first.
         files: the configuration files, in the order in which they merge.
         contents: what stands in each of them.
     """
@@ -59,7 +61,7 @@ class CommandLine:
         """Read ``words``.
 
         Raises:
-            UserError: a configuration is not there or cannot be read, or a switch is given a value.
+            UserError: a configuration is not there, cannot be read or is a study, or a switch is given a value.
         """
         options: list[Option] = []
         files: list[Path] = []
@@ -80,7 +82,12 @@ class CommandLine:
             if key in _SWITCHES and given is not None:
                 raise UserError(f"--{key} takes no value, and was given '{given}'; leave the value out.")
             options.append(Option(key, given, tuple(taken)))
-        return cls(command, tuple(options), tuple(files), tuple(load_config_file(file) for file in files))
+        options.sort(key=lambda option: option.key not in _CLASSES)
+        contents = tuple(load_config_file(file) for file in files)
+        for file, content in zip(files, contents, strict=True):
+            if "axes" in content:
+                raise UserError(f"{file} is a study: run it with adapters-pl study --config {file}")
+        return cls(command, tuple(options), tuple(files), contents)
 
     def typed(self, key: str) -> str | None:
         """The last value that was typed for ``key``."""

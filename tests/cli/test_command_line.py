@@ -53,6 +53,18 @@ def test_the_words_for_the_parser_have_the_files_first_and_full_names():
     ]
 
 
+def test_a_class_stands_before_its_arguments_wherever_it_was_typed(capsys):
+    line = read("--data.path", "a.json", "--adapter.rank=4", "--data", "InstructionJSON", "--adapter=LoRA", "--x", "1")
+    assert [option.key for option in line.options] == ["data", "adapter", "data.path", "adapter.rank", "x"]
+    assert main(["fit", "--config", "quickstart.yaml", "--data.path", "absent.json", "--data", "InstructionJSON"]) == 1
+    assert "absent.json: no such file" in capsys.readouterr().err
+
+
+def test_a_study_is_no_configuration_of_a_run(capsys):
+    assert main(["fit", "--config", "study/placement.yaml"]) == 1
+    assert "placement.yaml is a study: run it with adapters-pl study --config " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--overwrite=3"], ["--overwrite", "3"], ["--trust_checkpoint=3"]])
 def test_a_switch_takes_no_value(words):
     with pytest.raises(UserError, match=r"--\w+ takes no value, and was given '3'"):
