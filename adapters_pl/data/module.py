@@ -21,7 +21,15 @@ from adapters_pl.data.preparation import OnOverflow, divide, guarded, rows_of_te
 from adapters_pl.data.published import sources
 from adapters_pl.data.questions import Asking, Questions, Reader, ask, draw_shots
 from adapters_pl.data.rows import SETS, SetRows
-from adapters_pl.data.sampler import BudgetSampler, LengthSortedSampler, Processes, SeededRows, StepLoader, StepSampler
+from adapters_pl.data.sampler import (
+    BudgetSampler,
+    LengthSortedSampler,
+    Processes,
+    SeededRows,
+    StepLoader,
+    StepSampler,
+    refuse_longer,
+)
 from adapters_pl.data.tokens import Collate, TokenTable, TrainingRows
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.masking import masked_values
@@ -246,16 +254,15 @@ class ReasoningDataModule(SetRows, LightningDataModule):
     def train_dataloader(self) -> StepLoader:
         """Batches in optimizer steps, see :class:`StepSampler`; a resumed run goes on where it stopped."""
         assert self.training is not None
-        sampler = self._training_sampler(self.training)
-        return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
-
-    def _training_sampler(self, rows: TrainingRows) -> StepSampler:
-        place, labels, lengths = self.processes, rows.label_counts(), rows.lengths()
+        place, labels, lengths = self.processes, self.training.label_counts(), self.training.lengths()
         how: dict[str, Any] = {"rank": place.rank, "world_size": place.count, "accumulate": place.accumulate}
         how.update(seed=self.seed, limit=place.limit)
-        if self.max_tokens_per_batch is not None:
-            return BudgetSampler(labels, lengths, self.max_tokens_per_batch, **how)
-        return StepSampler(labels, self.batch_size, lengths=lengths, **how)
+        sampler: StepSampler
+        if self.max_tokens_per_batch is None:
+            sampler = StepSampler(labels, self.batch_size, lengths=lengths, **how)
+        else:
+            sampler = BudgetSampler(labels, lengths, self.max_tokens_per_batch, **how)
+        return self._loader(SeededRows(self.training), sampler, StepLoader, self.training_collate())
 
     def training_collate(self) -> Collate:
         """What makes training rows into batches."""
@@ -304,8 +311,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         prompts = found.prompts if found else {}
         self.training = TrainingRows(self._tokenised(examples, train), self.train_on_prompt)
         self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, prompts)
-        if stage == "fit":
-            self._training_sampler(self.training)  # a budget that is too small fails here, before the base is loaded
+        if stage == "fit" and self.max_tokens_per_batch is not None:
+            refuse_longer(self.training.lengths(), self.max_tokens_per_batch)  # before the base is loaded
 
     def _ask_validation_rows(self, held_out: dict[int, Example], refuse: bool) -> None:
         """Ask the held-out rows that have a gold answer as a test would ask them."""

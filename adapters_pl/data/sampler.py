@@ -196,6 +196,7 @@ class BudgetSampler(StepSampler):
     """
 
     def __init__(self, label_counts: Sequence[int], lengths: Sequence[int], max_tokens: int, **options: Any) -> None:
+        refuse_longer(lengths, max_tokens)
         self.groups = _groups(lengths, max_tokens)
         super().__init__([sum(label_counts[row] for row in rows) for rows in self.groups], 1, **options)
 
@@ -207,15 +208,19 @@ class BudgetSampler(StepSampler):
             yield indices
 
 
+def refuse_longer(lengths: Sequence[int], max_tokens: int) -> None:
+    """Raise ``UserError`` where a row alone has more than ``max_tokens``."""
+    if (longest := max(lengths, default=0)) > max_tokens:
+        raise UserError(
+            f"data.max_tokens_per_batch is {max_tokens}, and the longest training row has {longest} tokens: "
+            f"allow as many, or cut rows with --data.cutoff {max_tokens}."
+        )
+
+
 def _groups(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
     """Which rows share a batch of at most ``max_tokens``, from the longest rows to the shortest."""
     groups: list[list[int]] = []
     for row in sorted(range(len(lengths)), key=lambda row: (-lengths[row], row)):
-        if not groups and lengths[row] > max_tokens:
-            raise UserError(
-                f"data.max_tokens_per_batch is {max_tokens}, and the longest training row has {lengths[row]} tokens: "
-                f"allow as many, or cut rows with --data.cutoff {max_tokens}."
-            )
         if groups and lengths[groups[-1][0]] * (len(groups[-1]) + 1) <= max_tokens:
             groups[-1].append(row)
         else:

@@ -6,7 +6,6 @@ import importlib.resources
 import json
 
 import pytest
-from rich.console import Console
 
 from adapters_pl.answers.protocols import PROTOCOLS
 from adapters_pl.data import SUITES, set_named
@@ -18,6 +17,7 @@ from adapters_pl.evaluation.published import (
     references,
 )
 from adapters_pl.evaluation.report import published_table
+from tests.helpers.texts import printed
 
 COMMONSENSE = SUITES["Commonsense"]
 
@@ -42,13 +42,6 @@ def trained(lr=3e-4, epochs=3, data="adapters_pl.Math10K", train_on_prompt=False
 def results(protocol="llm_adapters", **accuracies):
     """The figures of a test, by set."""
     return {name: {"accuracy": share, "settings": {"protocol": protocol}} for name, share in accuracies.items()}
-
-
-def text(table):
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
 
 
 # ---- the rows
@@ -209,7 +202,7 @@ def test_references_have_all_their_sets():
 
 def test_the_table_says_what_differs_and_where_the_row_comes_from():
     sets = results(gsm8k=0.40, SVAMP=0.50, AddSub=0.9)
-    shown = text(published_table(sets, config(), trained(lr=1e-4)))
+    shown = printed(published_table(sets, config(), trained(lr=1e-4)))
     lines = [line for line in shown.splitlines() if "gsm8k" in line]
     for line, parts in zip(lines, [("40.0", "37.5", "+2.5", "56.4"), ("40.0", "30.9", "+9.1", "56.4")], strict=True):
         assert all(part in line for part in parts)
@@ -222,7 +215,9 @@ def test_the_table_says_what_differs_and_where_the_row_comes_from():
 
 
 def test_the_best_of_the_other_methods_stand_in_one_table():
-    shown = text(published_table(results(**dict.fromkeys(COMMONSENSE, 0.8)), config(), trained(data="Commonsense170K")))
+    shown = printed(
+        published_table(results(**dict.fromkeys(COMMONSENSE, 0.8)), config(), trained(data="Commonsense170K"))
+    )
     assert "Other methods on LLaMA-7B, mean of 8 sets" in shown
     (line,) = [line for line in shown.splitlines() if "CLOVER" in line and "83.7" in line]
     assert "-3.7" in line

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from rich.console import Console
 
 from adapters_pl.evaluation import report
 from adapters_pl.evaluation.metrics import wilson_interval
+from tests.helpers.texts import printed
 
 
 def record(correct, **more):
@@ -15,13 +15,6 @@ def record(correct, **more):
 
 def result(accuracy, n=10, base=None):
     return {"n": n, "accuracy": accuracy, "interval": [0.1, 0.9], "base_accuracy": base}
-
-
-def text(table):
-    console = Console(width=160)
-    with console.capture() as capture:
-        console.print(table)
-    return capture.get()
 
 
 # ---- one set
@@ -72,7 +65,7 @@ def test_every_set_weighs_the_same_in_the_average():
 
 
 def test_the_table_ends_with_the_average():
-    shown = text(report.results_table({"a": result(0.25, base=0.1), "b": result(0.5, base=0.2)}, "LoRA 'default'"))
+    shown = printed(report.results_table({"a": result(0.25, base=0.1), "b": result(0.5, base=0.2)}, "LoRA 'default'"))
     lines = [line for line in shown.splitlines() if "average" in line]
     assert len(lines) == 1
     for part in ("15.0", "37.5", "+22.5"):
@@ -86,18 +79,18 @@ def test_what_a_protocol_says_beside_the_accuracy_has_its_column():
         "boolq": {**result(0.25), "accuracy_normalised": 0.375},
         "piqa": {**result(0.5), "accuracy_normalised": 1.0},
     }
-    rows = text(report.results_table(scored, None)).splitlines()
+    rows = printed(report.results_table(scored, None)).splitlines()
     assert "per character" in rows[2]
     (line,) = [row for row in rows if "boolq" in row]
     assert "37.5" in line
-    sampled = text(report.results_table({"gsm8k": {**result(0.25), "pass@8": 0.625}}, "LoRA"))
+    sampled = printed(report.results_table({"gsm8k": {**result(0.25), "pass@8": 0.625}}, "LoRA"))
     assert "pass@8" in sampled
     assert "62.5" in sampled
     assert "per character" not in sampled
 
 
 def test_the_base_alone_has_no_second_column():
-    shown = text(report.results_table({"a": result(0.25)}, None))
+    shown = printed(report.results_table({"a": result(0.25)}, None))
     assert "base alone" in shown
     assert "25.0" in shown
     assert "+" not in shown.replace("┼", "")
@@ -105,5 +98,5 @@ def test_the_base_alone_has_no_second_column():
 
 def test_sets_are_marked_by_what_was_trained_on():
     sets = {"gsm8k": {**result(0.25), "distribution": "in"}, "SVAMP": {**result(0.5), "distribution": "out"}}
-    rows = [line.split() for line in text(report.results_table(sets, "LoRA")).splitlines()]
+    rows = [line.split() for line in printed(report.results_table(sets, "LoRA")).splitlines()]
     assert [row[3] for row in rows if len(row) > 3 and row[1] in sets] == ["in", "out"]

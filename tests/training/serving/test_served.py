@@ -98,14 +98,14 @@ def test_what_cannot_be_served_is_refused(make_base, rows_file, base, adapters, 
         refuse_unserved(source, adapters, asked, test_base=True, processes=processes)
 
 
-@pytest.mark.parametrize("adapter", [LoRA(), None])
-def test_the_rest_is_not(make_base, rows_file, adapter):
-    asked = InstructionJSON(
-        path=str(rows_file),
-    )
-    found = [adapter] if adapter else []
-    refuse_unserved(BaseSource(str(make_base())), found, asked, test_base=True, processes=1)
-    refuse_unserved(BaseSource(str(make_base())), [LoRA(dora=True)], asked, test_base=False, processes=1)
+@pytest.mark.parametrize(("adapters", "test_base"), [([LoRA()], True), ([], True), ([LoRA(dora=True)], False)])
+def test_the_rest_is_served_and_nothing_is_left_on_the_base(make_base, rows_file, monkeypatch, adapters, test_base):
+    source, asked = BaseSource(str(make_base())), InstructionJSON(path=str(rows_file))
+    skeleton = source.skeleton()
+    before = [name for name, _ in skeleton.named_modules()]
+    monkeypatch.setattr(BaseSource, "skeleton", lambda self: skeleton)
+    refuse_unserved(source, adapters, asked, test_base=test_base, processes=1)
+    assert [name for name, _ in skeleton.named_modules()] == before
 
 
 def test_where_vllm_is_missing_the_extra_is_named(make_base, rows_file, monkeypatch):
