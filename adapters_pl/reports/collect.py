@@ -18,7 +18,8 @@ from adapters_pl.evaluation.report import macro_average
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.untrusted import MOST_BYTES, has_shape, load_config_file, read_json, reading
 from adapters_pl.runs import effort
-from adapters_pl.runs.run import Run, locked
+from adapters_pl.runs.at_once import locked
+from adapters_pl.runs.run import Run
 
 T = TypeVar("T")
 

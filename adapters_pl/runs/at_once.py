@@ -1,16 +1,76 @@
-"""A directory that appears as a whole, or not at all."""
+"""Files and directories that appear as a whole or not at all, and locks between those that write them."""
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from adapters_pl.inputs.errors import UserError, system_error
-from adapters_pl.runs.run import locked
+
+#: What a file system says that knows no locks.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``path`` once all of it is on the disk, and is removed if an error comes first.
+
+    Until then ``path`` stays as it is. What a killed process leaves behind is hidden and ends in its number, so
+    that nothing takes it for the file; :func:`sweep` removes it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+    if hasattr(os, "O_DIRECTORY"):  # else a folder cannot be opened, and the system sees to its entries itself
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+@contextmanager
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
+    """Hold the lock at ``path``; gives whether it is held, which it always is after waiting.
+
+    The lock of a process ends with it. On a file system that knows no locks every process holds it.
+    """
+    lock, held = FileLock(path), True
+    try:
+        lock.acquire(blocking=wait)
+    except Timeout:
+        held = False
+    except NotImplementedError:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield held
+    finally:
+        lock.release()
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written in ``folder``."""
+    for path in folder.glob(".*"):
+        if path.is_file() and path.suffix[1:].isdigit():
+            path.unlink(missing_ok=True)
 
 
 def directory_at_once(

@@ -10,18 +10,17 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from filelock import FileLock, Timeout
+from typing import Any
 
 from adapters_pl.compat.dcp import is_sharded
 from adapters_pl.compat.lightning import LightningEnvironment, SLURMEnvironment, TorchElasticEnvironment
 from adapters_pl.inputs.errors import UserError, first_line, system_error
 from adapters_pl.inputs.masking import masked_values, masked_words
 from adapters_pl.inputs.untrusted import has_shape, load_config_file, read_json
+from adapters_pl.runs.at_once import locked, replacing
 
 DEFAULT_ROOT = "runs"
 #: The command that goes on with a training.
@@ -292,63 +291,6 @@ _REMEDIES = {
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "Make it writable"),
     **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "The folder was removed or moved; leave it in its place"),
 }
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of ``path`` once all of it is on the disk, and is removed if an error comes first.
-
-    Until then ``path`` stays as it is. What a killed process leaves behind is hidden and ends in its number, so
-    that nothing takes it for the file; :func:`sweep` removes it.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-    if hasattr(os, "O_DIRECTORY"):  # else a folder cannot be opened, and the system sees to its entries itself
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def locked(path: Path, wait: bool = False) -> Iterator[bool]:
-    """Hold the lock at ``path``; gives whether it is held, which it always is after waiting.
-
-    The lock of a process ends with it. On a file system that knows no locks every process holds it.
-    """
-    lock, held = FileLock(path), True
-    try:
-        lock.acquire(blocking=wait)
-    except Timeout:
-        held = False
-    except NotImplementedError:
-        pass
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-    try:
-        yield held
-    finally:
-        lock.release()
-
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
-
-
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written in ``folder``."""
-    for path in folder.glob(".*"):
-        if path.is_file() and path.suffix[1:].isdigit():
-            path.unlink(missing_ok=True)
 
 
 def _text(path: Path) -> str:

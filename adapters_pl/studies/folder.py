@@ -10,10 +10,8 @@ from typing import Any
 
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.untrusted import has_shape, read_json
+from adapters_pl.runs.at_once import NO_LOCKS
 from adapters_pl.runs.run import Run
-
-#: What the file system says where it knows no locks.
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
 
 
 class TrialFolder:
@@ -38,7 +36,7 @@ class TrialFolder:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 os.close(descriptor)
                 if error.errno in (errno.EAGAIN, errno.EACCES):
                     return False

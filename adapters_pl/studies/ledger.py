@@ -28,7 +28,8 @@ import yaml
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.masking import masked
 from adapters_pl.inputs.untrusted import load_config_file
-from adapters_pl.runs.run import Run, locked
+from adapters_pl.runs.at_once import locked
+from adapters_pl.runs.run import Run
 from adapters_pl.studies.asked import Asked, Values, differences, label
 from adapters_pl.studies.folder import TrialFolder
 from adapters_pl.studies.storage import FrozenTrial, TrialState, connect, optuna, pruner, reaching, sampler

@@ -22,8 +22,9 @@ from adapters_pl.evaluation.results import keep_test
 from adapters_pl.inputs.errors import UserError, first_line
 from adapters_pl.inputs.tables import print_table
 from adapters_pl.models.quantisation import short_name
+from adapters_pl.runs.at_once import locked, sweep
 from adapters_pl.runs.effort import Effort, State
-from adapters_pl.runs.run import GO_ON, Run, environment, locked, repeating, sweep
+from adapters_pl.runs.run import GO_ON, Run, environment, repeating
 from adapters_pl.training.adapter_files import save_adapter
 from adapters_pl.training.guards import Guards
 from adapters_pl.training.hardware import device_name, peak_memory

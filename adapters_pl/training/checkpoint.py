@@ -21,7 +21,8 @@ from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.names import arguments_of, loaded, public_name
 from adapters_pl.inputs.untrusted import has_shape, is_plain, reading, reason_of
 from adapters_pl.models.fingerprint import same_base
-from adapters_pl.runs.run import GO_ON, replacing, writing
+from adapters_pl.runs.at_once import replacing
+from adapters_pl.runs.run import GO_ON, writing
 
 #: What checkpoints say that they are. In format 1 the base's fingerprint holds values of its embedding alone.
 FORMAT = 2

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from adapters_pl.compat.lightning import validate_now
-from adapters_pl.runs.run import Run, slurm_job, sweep
+from adapters_pl.runs.at_once import sweep
+from adapters_pl.runs.run import Run, slurm_job
 from adapters_pl.training.guards import Guards, Stop
 
 

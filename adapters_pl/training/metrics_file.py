@@ -15,7 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from adapters_pl.compat.lightning import KeepingWriter
 from adapters_pl.inputs.errors import UserError, first_line
-from adapters_pl.runs.run import GO_ON, replacing, writing
+from adapters_pl.runs.at_once import replacing
+from adapters_pl.runs.run import GO_ON, writing
 
 
 class MetricsFile(CSVLogger):

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.runs.run import Run, environment, replacing, slurm_job, sweep
+from adapters_pl.runs.at_once import replacing, sweep
+from adapters_pl.runs.run import Run, environment, slurm_job
 
 
 @pytest.fixture

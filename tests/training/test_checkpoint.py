@@ -43,7 +43,7 @@ def test_until_it_is_on_the_disk_the_one_before_is_there(path, monkeypatch):
         seen.append((load(path)["global_step"], len(names(path))))
         own(descriptor)
 
-    monkeypatch.setattr("adapters_pl.runs.run.os.fsync", fsync)
+    monkeypatch.setattr("adapters_pl.runs.at_once.os.fsync", fsync)
     AtomicCheckpointIO().save_checkpoint(LARGE, path)
     assert seen == [(1, 2), (2, 1)]  # the file and then, renamed, its folder
 

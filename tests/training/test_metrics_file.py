@@ -66,7 +66,7 @@ def test_the_first_rows_appear_whole_or_not_at_all(run, monkeypatch):
         seen.append((run / "metrics.csv").exists())
         own(descriptor)
 
-    monkeypatch.setattr("adapters_pl.runs.run.os.fsync", fsync)
+    monkeypatch.setattr("adapters_pl.runs.at_once.os.fsync", fsync)
     logger = log(run, (0, {"train_loss": 2.5}))
     assert seen == [False, True]  # the rows, and the folder in which they have got their name
     logger.log_metrics({"train_loss": 2.0}, 1)

@@ -23,7 +23,7 @@ from adapters_pl.cli.parser import attempt, refuse_saved_adapter
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.ranges import AtLeast1
 from adapters_pl.inputs.tables import print_table
-from adapters_pl.runs.run import replacing
+from adapters_pl.runs.at_once import replacing
 from adapters_pl.training.adapter_files import read_adapter
 from adapters_pl.training.benchmark import answering, fitting
 from adapters_pl.training.benchmark.measure import measure, measure_answers

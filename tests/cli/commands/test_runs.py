@@ -7,7 +7,7 @@ import json
 import pytest
 
 from adapters_pl.cli.main import main
-from adapters_pl.runs.run import locked
+from adapters_pl.runs.at_once import locked
 from tests.helpers.runs import config, records, write_run, write_study
 
 
