@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -41,6 +41,13 @@ def majority(predictions: Sequence[str | None]) -> str | None:
     """The answer that most samples give, the earliest of equals; samples without an answer have no vote."""
     votes = Counter(prediction for prediction in predictions if prediction is not None)
     return votes.most_common(1)[0][0] if votes else None
+
+
+def mean_of_sets(accuracy: Mapping[str, float], names: Collection[str]) -> float | None:
+    """The mean over the named sets, each weighing the same; ``None`` where there is none, or one is not known."""
+    if not names or not all(name in accuracy for name in names):
+        return None
+    return sum(accuracy[name] for name in names) / len(names)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:

@@ -170,12 +170,6 @@ def references() -> list[Published]:
     return list(found.values())
 
 
-def mean(accuracy: Mapping[str, float], names: Collection[str]) -> float | None:
-    """The mean over the named sets; ``None`` where one of them is not known."""
-    values = [accuracy[name] for name in names if name in accuracy]
-    return sum(values) / len(values) if len(values) == len(names) else None
-
-
 # ---- our side
 
 

@@ -12,8 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from adapters_pl.evaluation.metrics import wilson_interval
-from adapters_pl.evaluation.published import Beside, mean, published_beside, references
+from adapters_pl.evaluation.metrics import mean_of_sets, wilson_interval
+from adapters_pl.evaluation.published import Beside, published_beside, references
 
 Results = dict[str, dict[str, Any]]
 
@@ -156,7 +156,7 @@ def _beside(sets: Results, beside: Beside) -> Table:
             percent(beside.ours),
             percent(beside.theirs),
             points(beside.ours, beside.theirs),
-            *(percent(mean(other.accuracy, beside.sets)) for other in others),
+            *(percent(mean_of_sets(other.accuracy, beside.sets)) for other in others),
         )
     return table
 

@@ -289,20 +289,16 @@ def cost(shown: Sequence[Shown]) -> Section:
             f"Not tested on the sets of {tested[0].letter} ({listed(common)}), and without a point: {listed(others)}."
         )
     columns = (
-        *(
-            *_RUN,
-            Column("method"),
-            Column("trainable parameters", "count"),
-            Column("training time, s", "seconds", "seconds"),
-        ),
-        *(Column("peak memory, GiB", "gib", "peak_bytes"), Column("steps", "count"), Column("device")),
+        *(*_RUN, Column("method"), Column("trainable parameters", "count")),
+        *(Column("training time, s", "seconds", "seconds"), Column("peak memory, GiB", "gib", "peak_bytes")),
+        *(Column("steps", "count"), Column("device")),
         Column("mean accuracy, %", "percent", "mean_accuracy"),
     )
     table = Table("cost", "What training took, and the mean accuracy", columns)
     points: list[tuple[Shown, float]] = []
     for one in recorded:
         took, share = one.run.effort, mean_accuracy(one.run, common)
-        values = [took.get(key) for key in ("trainable_parameters", "seconds", "peak_bytes")]
+        values = [took.get(key) for key, *_ in _COSTS]
         steps = took.get("steps") if isinstance(took.get("steps"), int) else None
         table.rows.append([one.letter, one.run.name, one.run.method, *values, steps, took.get("device"), share])
         if share is not None:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from adapters_pl.evaluation.report import macro_average
+from adapters_pl.evaluation.metrics import mean_of_sets
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.untrusted import MOST_BYTES, has_shape, load_config_file, read_json, reading
 from adapters_pl.runs import effort
@@ -152,12 +152,7 @@ class StudySeen:
 
 def mean_accuracy(run: RunSeen, names: Sequence[str]) -> float | None:
     """The mean accuracy over the named sets, in 0..1; ``None`` where there is none, or one was not tested."""
-    if not names or not all(name in run.sets for name in names):
-        return None
-    if len(names) == 1:
-        return float(run.sets[names[0]]["accuracy"])
-    average = macro_average({name: run.sets[name] for name in names})
-    return None if average is None else float(average["accuracy"])
+    return mean_of_sets({name: float(figures["accuracy"]) for name, figures in run.sets.items()}, names)
 
 
 def find(name: str, root: Path) -> RunSeen | StudySeen:

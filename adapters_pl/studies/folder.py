@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from adapters_pl.evaluation.metrics import mean_of_sets
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.untrusted import has_shape, read_json
 from adapters_pl.runs.at_once import NO_LOCKS
@@ -89,4 +90,4 @@ class TrialFolder:
 
 def mean_accuracy(sets: dict[str, dict[str, Any]]) -> float | None:
     """The mean of the sets' accuracies in 0..1, each set weighing the same; ``None`` where there is none."""
-    return sum(figures["accuracy"] for figures in sets.values()) / len(sets) if sets else None
+    return mean_of_sets({name: figures["accuracy"] for name, figures in sets.items()}, sets)
