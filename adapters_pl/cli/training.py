@@ -6,7 +6,7 @@ import shutil
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,16 @@ _LEAST = {
     "val_check_interval": 0,
 }
 
-_PATHS = {"model": ("base",), "data": ("root", "path", "test_path", "general_text")}
+#: The keys that name files and folders, and which of their values are names of ours instead.
+_PATHS: dict[str, dict[str, Callable[[str], bool]]] = {
+    "model": {"base": is_name},
+    "data": {
+        "root": lambda value: False,
+        "path": lambda value: published_name(value) in SPECS,
+        "test_path": lambda value: False,
+        "general_text": lambda value: value == PYTHON,
+    },
+}
 
 
 class TrainingCLI(ConfiguredCLI):
@@ -157,12 +166,12 @@ class TrainingCLI(ConfiguredCLI):
         ((config.get("model") or {}).get("init_args") or {}).pop(CODE, None)
         for section, keys in _PATHS.items():
             arguments = (config.get(section) or {}).get("init_args") or {}
-            for key in keys:
+            for key, is_ours in keys.items():
                 value = arguments.get(key)
                 if isinstance(value, list):
-                    arguments[key] = [_absolute(part) for part in value]
+                    arguments[key] = [_absolute(part, is_ours) for part in value]
                 elif value is not None:
-                    arguments[key] = _absolute(value)
+                    arguments[key] = _absolute(value, is_ours)
         return masked_values(with_public_names(config))
 
     def before_fit(self) -> None:
@@ -238,10 +247,9 @@ class TrainingCLI(ConfiguredCLI):
             shutil.rmtree(self.run.path, ignore_errors=True)
 
 
-def _absolute(value: Any) -> Any:
+def _absolute(value: Any, is_ours: Callable[[str], bool]) -> Any:
     """An existing path made absolute; a name of ours is none, even where a folder of that name lies."""
-    ours = isinstance(value, str) and (is_name(value) or value == PYTHON or published_name(value) in SPECS)
-    if isinstance(value, str) and not ours and Path(value).expanduser().exists():
+    if isinstance(value, str) and not is_ours(value) and Path(value).expanduser().exists():
         return str(Path(value).expanduser().resolve())
     return value
 

@@ -15,6 +15,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from adapters_pl.cli import training
 from adapters_pl.cli.command_line import CommandLine
 from adapters_pl.cli.main import main
 from adapters_pl.data.general_text import GeneralText
@@ -708,3 +709,24 @@ def test_a_file_that_is_no_checkpoint_is_refused(folder, capsys):
     write("text.ckpt", "not a checkpoint")
     assert main(["test", "--ckpt_path", "text.ckpt"]) == 1
     assert "text.ckpt cannot be read as a checkpoint of adapters-pl" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "ours"),
+    [
+        ("model", "base", "smollm2", True),
+        ("model", "base", "boolq", False),
+        ("data", "path", "BoolQ", True),
+        ("data", "path", "smollm2", False),
+        ("data", "root", "boolq", False),
+        ("data", "test_path", "python", False),
+        ("data", "general_text", "python", True),
+    ],
+)
+def test_a_folder_is_recorded_by_its_whole_path_unless_the_key_knows_its_name(
+    tmp_path, monkeypatch, section, key, value, ours
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / value).mkdir()
+    found = training._absolute(value, training._PATHS[section][key])
+    assert found == (value if ours else str(tmp_path / value))
