@@ -42,7 +42,7 @@ from adapters_pl.training.adapter_files import base_of, load_adapter, save_adapt
 from adapters_pl.training.checkpoint import build_adapter, read_checkpoint
 from tests.conftest import tiny_model, tiny_tokenizer
 from tests.helpers import hostile_inputs
-from tests.helpers.hostile_cases import RESUME, fit
+from tests.helpers.hostile_cases.common import RESUME, fit
 from tests.helpers.mutations import (
     Change,
     Spot,

@@ -1,0 +1,44 @@
+"""The cases that :mod:`tests.helpers.hostile_inputs` tries: what is typed, and what is done to the files before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.helpers.hostile_cases.adapters import adapter_cases
+from tests.helpers.hostile_cases.bases import base_cases
+from tests.helpers.hostile_cases.checkpoints import checkpoint_cases, sharded_cases
+from tests.helpers.hostile_cases.commands import command_cases
+from tests.helpers.hostile_cases.common import ADAPTERS, QUIET, fit
+from tests.helpers.hostile_cases.configs import class_cases, config_cases, key_cases
+from tests.helpers.hostile_cases.data import data_cases
+from tests.helpers.hostile_cases.runs import run_file_cases, run_folder_cases
+from tests.helpers.hostile_cases.values import value_cases
+from tests.helpers.hostile_inputs import Case
+
+__all__ = ["ADAPTERS", "QUIET", "cases", "fit"]
+
+FAMILIES = (
+    value_cases,
+    key_cases,
+    config_cases,
+    checkpoint_cases,
+    class_cases,
+    run_folder_cases,
+    sharded_cases,
+    adapter_cases,
+    base_cases,
+    data_cases,
+    run_file_cases,
+    command_cases,
+)
+
+
+def cases() -> Iterator[Case]:
+    """All of them; a name that comes again gets a number."""
+    seen: dict[str, int] = {}
+    for family in FAMILIES:
+        for case in family():
+            seen[case.name] = number = seen.get(case.name, 0) + 1
+            if number > 1:
+                case.name += f" ({number})"
+            yield case
