@@ -79,7 +79,7 @@ def find_named(named: str, root: Path) -> Path:
     """
     if named in ("last", "best"):
         return Run.latest(root).checkpoint(named)
-    path = Path(named).expanduser()
+    path = Path(os.path.expanduser(named))
     if path.is_dir() and not is_sharded(path):
         return Run(path).checkpoint("last")
     if not path.exists():

@@ -47,6 +47,8 @@ _TRAINER_OBJECTS = frozenset(
 )
 #: What decides by itself whether code from elsewhere runs; it is only ever typed.
 CODE = "trust_remote_code"
+#: What names a way to compute attention, or else a repository of the hub, whose code would be fetched and run.
+_ATTENTION = "attn_implementation"
 
 _PLAIN_NAMES = frozenset(
     {"None", "NoneType", "bool", "int", "float", "str", "list", "List", "dict", "Dict", "tuple", "Tuple", "set", "Set"}
@@ -199,7 +201,7 @@ def _arguments(
         if name == CODE:
             if value:
                 found.left_out.append(f"{key}.{name}")
-        elif name not in accepted:
+        elif name not in accepted or (name == _ATTENTION and not re.fullmatch(r"\w*", str(value))):
             found.left_out.append(f"{key}.{name}")
         elif name in _SLOTS:
             if value is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -249,8 +250,8 @@ class TrainingCLI(ConfiguredCLI):
 
 def _absolute(value: Any, is_ours: Callable[[str], bool]) -> Any:
     """An existing path made absolute; a name of ours is none, even where a folder of that name lies."""
-    if isinstance(value, str) and not is_ours(value) and Path(value).expanduser().exists():
-        return str(Path(value).expanduser().resolve())
+    if isinstance(value, str) and not is_ours(value) and Path(os.path.expanduser(value)).exists():
+        return str(Path(os.path.expanduser(value)).resolve())
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Callable
 from importlib import import_module
@@ -84,7 +85,7 @@ def text_of(source: str) -> tuple[str, str]:
     if source == PYTHON:
         topics = import_module("pydoc_data.topics").topics
         return f"help texts of Python {platform.python_version()}", "\n".join(topics[key] for key in sorted(topics))
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     if not path.is_file():
         raise UserError(
             f"data.general_text: there is no file '{source}'; name a file of plain text, or {PYTHON} for the help "

@@ -113,7 +113,7 @@ def cached_path(relative: str) -> Path:
 
 def local_path(root: str | None, relative: str) -> Path:
     """``relative`` below ``root``, else below ``ADAPTERS_PL_DATA``, else below the current folder."""
-    return Path(root or os.environ.get(ROOT_VARIABLE) or ".").expanduser() / relative
+    return Path(os.path.expanduser(root or os.environ.get(ROOT_VARIABLE) or ".")) / relative
 
 
 def find_file(root: str | None, relative: str, wanted_by: str, files: Mapping[str, str] | None = None) -> Path:
@@ -131,7 +131,7 @@ def find_file(root: str | None, relative: str, wanted_by: str, files: Mapping[st
             file, or the cache cannot be written.
     """
     if files and relative in files:
-        named = Path(files[relative]).expanduser()
+        named = Path(os.path.expanduser(files[relative]))
         if not named.is_file():
             raise UserError(f"{wanted_by}: no file {named}, which data.files names for '{relative}'; check the path.")
         return named

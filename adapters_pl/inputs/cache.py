@@ -21,5 +21,5 @@ def cache_folder() -> Path:
     """Where downloads and tokenised data are kept: ``ADAPTERS_PL_CACHE``, else the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     if given:
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "adapters_pl"
+        return Path(os.path.expanduser(given))
+    return Path(os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")) / "adapters_pl"

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable
 
 from adapters_pl.inputs.masking import masked
+from adapters_pl.inputs.terminal import to_look_at
 
 
 class UserError(Exception):
@@ -39,11 +40,12 @@ LONGEST_WORD, LONGEST_LINE, LONGEST_LIST, MOST_LINES = 120, 400, 2000, 20
 
 
 def shortened(message: str) -> str:
-    """``message`` with ``...`` in the middle of each word, line and list of choices that is too long to be read.
+    """``message`` as it is shown: ``...`` in the middle of each word, line and list of choices that is too long.
 
-    What a user gave can be of any length, and stands within the sentence that says what is wrong with it.
+    What a user or a stranger gave can be of any length, may hold what a terminal obeys, and stands within the sentence
+    that says what is wrong with it.
     """
-    lines = message.splitlines()
+    lines = to_look_at(message).splitlines()
     if len(lines) > MOST_LINES:
         lines = [*lines[: MOST_LINES // 2], "...", *lines[1 - MOST_LINES // 2 :]]
     return "\n".join(_shortened_line(line) for line in lines)

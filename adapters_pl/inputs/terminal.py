@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -11,6 +12,14 @@ from typing import TextIO
 
 #: What ends a process beside Ctrl-C; Windows has no SIGHUP.
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+#: Control characters but tab and new line, halves of pairs, and what reorders the text around it.
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+
+
+def to_look_at(text: str) -> str:
+    """``text`` in which a box stands for every character that is none to look at, and that a terminal may obey."""
+    return _UNSHOWN.sub("\N{WHITE SQUARE}", text)
 
 
 def prepare() -> None:

@@ -56,13 +56,14 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         if path.exists() and not path.is_file():
             raise UserError(f"{path}: is no file of text; put a copy in its place.")
-        if path.stat().st_size > MOST_BYTES:
+        content = at_most(path, MOST_BYTES)
+        if len(content) > MOST_BYTES:
             raise UserError(f"{path}: holds more than {MOST_BYTES >> 20} MiB, which no file of settings does.")
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read, it may be cut: {first_line(error)}; copy it again.") from error
+        found = json.loads(content.decode())
     except RecursionError as error:
         raise UserError(f"{path}: is nested deeper than {MOST_LEVELS} levels; take another copy.") from error
+    except ValueError as error:  # no text, no JSON, a number of very many digits
+        raise UserError(f"{path}: cannot be read, it may be cut: {first_line(error)}; copy it again.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
     if not isinstance(found, dict):
@@ -70,6 +71,15 @@ def read_json(path: Path) -> dict[str, Any]:
     if not is_plain(found):
         raise UserError(f"{path}: is deeper than {MOST_LEVELS} levels or has too many values; take another copy.")
     return found
+
+
+def at_most(path: Path, most: int) -> bytes:
+    """The bytes of a file, and of one that has more than ``most`` the first ``most`` and one.
+
+    What a file says of its size is not believed: some of the system's have none, and never end.
+    """
+    with path.open("rb") as file:
+        return file.read(most + 1)
 
 
 def is_plain(value: Any) -> bool:
@@ -132,11 +142,12 @@ def reason_of(error: BaseException) -> str:
 def load_config_file(path: Path) -> Any:
     """The contents of a YAML file, in which a key that stands twice is an error and not the last one's win."""
     try:
-        if path.stat().st_size > MOST_CONFIG_BYTES:
+        text = at_most(path, MOST_CONFIG_BYTES)
+        if len(text) > MOST_CONFIG_BYTES:
             raise UserError(
                 f"config {path}: holds more than {MOST_CONFIG_BYTES >> 10} KiB, which no configuration does."
             )
-        content = _parsed(path.read_text(encoding="utf-8"))
+        content = _parsed(text.decode())
         if not is_plain(content):
             raise UserError(
                 f"config {path}: holds something else than numbers, texts, lists and mappings, is nested deeper than "

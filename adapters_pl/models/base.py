@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -39,6 +40,7 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 _MOST = {
     "num_hidden_layers": 1_000,
     "num_attention_heads": 10_000,
+    "head_dim": 100_000,
     "hidden_size": 1_000_000,
     "vocab_size": 100_000_000,
     "intermediate_size": 10_000_000,
@@ -57,7 +59,7 @@ def locate(base: str) -> str:
         return str(EMBEDDED[base])
     if base in NAMED:
         return str(find(base))
-    path = Path(base).expanduser()
+    path = Path(os.path.expanduser(base))
     if path.is_dir():
         if not (path / "config.json").is_file():
             found = next(path.glob("*.gguf"), None)
@@ -124,7 +126,7 @@ def load_config(base: str, revision: str | None = None, trust_remote_code: bool 
 
     A ``config.json`` alone will do here: all shapes are in it.
     """
-    file = Path(base).expanduser()
+    file = Path(os.path.expanduser(base))
     alone = base not in EMBEDDED and file.is_file() and file.suffix == ".json"
     opened: Any = nullcontext((str(file), {})) if alone else _reading(base, revision)
     with opened as (where, how):
@@ -260,7 +262,11 @@ def load_base(
                 gguf_files.plain(model)
                 model.config.name_or_path = base
             _refuse_partly_loaded(base, model, found)
-    except (UserError, ImportError):
+    except UserError:
+        raise
+    except ImportError as error:
+        if attn_implementation:
+            raise _no_such_attention(attn_implementation, error) from error
         raise
     except Exception as error:
         if out_of_memory(error):
@@ -270,6 +276,10 @@ def load_base(
         prepare(model, compute_dtype(dtype, device))
     model.requires_grad_(False)
     return model.eval()
+
+
+def _no_such_attention(name: str, error: Exception) -> UserError:
+    return UserError(f"--model.attn_implementation {name}: {first_line(error)} Try sdpa or eager.")
 
 
 @contextmanager
@@ -339,9 +349,7 @@ def meta_model(
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **extra)
     except Exception as error:  # what the library raises differs from setting to setting
         if attn_implementation and isinstance(error, ImportError | ValueError):
-            raise UserError(
-                f"--model.attn_implementation {attn_implementation}: {first_line(error)} Try sdpa or eager."
-            ) from error
+            raise _no_such_attention(attn_implementation, error) from error
         raise UserError(
             f"base '{config.name_or_path}': its config.json describes no model that can be built ({reason_of(error)}); "
             "mend it, or copy the directory again."

@@ -15,6 +15,8 @@ from adapters_pl.reports.tables import Column, Table
 from adapters_pl.reports.texts import in_one_line
 
 _RUN = (Column("key"), Column("run"))
+#: The most sets with a panel of their own.
+_PANELS = 24
 
 
 def accuracy(shown: Sequence[Shown]) -> Section:
@@ -27,6 +29,8 @@ def accuracy(shown: Sequence[Shown]) -> Section:
         return section
     names = _set_names(tested)
     beside = {one.letter: _published(one) for one in tested}
+    if len(names) > _PANELS:
+        section.missing.append(f"Of {len(names)} sets the first {_PANELS} are drawn; the table has all.")
     if partial := [one.letter for one in tested if len(one.run.sets) < len(names)]:
         section.missing.append(f"Not tested on every set, and empty there: {listed(partial)}.")
     section.parts.append(
@@ -64,7 +68,7 @@ def _rows_of(tested: Sequence[Shown], names: Sequence[str]) -> str:
 
 def _draw_sets(tested: Sequence[Shown], names: Sequence[str], beside: dict[str, list[Beside]]) -> Any:
     averaged = len(names) > 1 and any(mean_accuracy(one.run, names) is not None for one in tested)
-    panels = [*names, *(["average"] if averaged else [])]
+    panels = [*names[:_PANELS], *(["average"] if averaged else [])]
     rows, columns = in_rows(len(panels))
     height = rows * (0.75 + 0.27 * max(2, len(tested)))
     figure, axes = new_figure(rows, columns, 9.6 if columns > 1 else 7, height, sharex=True, sharey=True)

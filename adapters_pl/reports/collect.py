@@ -7,16 +7,19 @@ the run, and the rest of it is shown.
 from __future__ import annotations
 
 import csv
+import io
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters_pl.evaluation.metrics import mean_of_sets
 from adapters_pl.inputs.errors import UserError, did_you_mean
-from adapters_pl.inputs.untrusted import MOST_BYTES, has_shape, load_config_file, read_json, reading
+from adapters_pl.inputs.untrusted import MOST_BYTES, at_most, has_shape, load_config_file, read_json, reading
 from adapters_pl.runs import effort
 from adapters_pl.runs.at_once import locked
 from adapters_pl.runs.run import Run
@@ -28,6 +31,12 @@ _OF_RUN = ("config.yaml", "environment.json", "results.json", effort.FILE, "tria
 _OF_STUDY = "study.yaml"
 #: The arguments of a method that say how large it is, in the order of preference.
 SIZES = ("rank", "bottleneck", "reduction_factor", "projection", "virtual_tokens")
+
+#: The most sets of a run, and keys of a study, that are looked at.
+MOST_SETS, MOST_KEYS = 500, 100
+
+#: No step has so many digits.
+_DIGITS = 16
 
 Curve = list[tuple[int, float]]
 
@@ -141,7 +150,7 @@ class StudySeen:
     def axes(self) -> dict[str, list[Any]]:
         """The varied configuration keys, and the values of each that occur among the trials."""
         given = self.about.get("axes")
-        found: dict[str, list[Any]] = {key: [] for key in given} if isinstance(given, dict) else {}
+        found: dict[str, list[Any]] = {key: [] for key in islice(given, MOST_KEYS)} if isinstance(given, dict) else {}
         for trial in self.trials:
             for key, value in (trial.trial or {}).get("values", {}).items():
                 values = found.setdefault(key, [])
@@ -161,7 +170,7 @@ def find(name: str, root: Path) -> RunSeen | StudySeen:
     Raises:
         UserError: it is neither; the message lists what is there.
     """
-    for path in (Path(name).expanduser(), root / name):
+    for path in (Path(os.path.expanduser(name)), root / name):
         if path.is_dir():
             if (path / _OF_STUDY).is_file():
                 return read_study(path)
@@ -197,7 +206,7 @@ def below(root: Path) -> list[RunSeen | StudySeen]:
 
 def read_run_directory(path: Path, prefix: str = "") -> RunSeen:
     """What can be read of a run."""
-    seen = RunSeen(path, prefix + (path.name or path.resolve().name))
+    run, seen = Run(path), RunSeen(path, prefix + (path.name or path.resolve().name))
 
     def tried(read: Callable[[], T], otherwise: T) -> T:
         try:
@@ -206,37 +215,42 @@ def read_run_directory(path: Path, prefix: str = "") -> RunSeen:
             seen.problems.append(str(error))
             return otherwise
 
-    seen.results = tried(Run(path).results, {})
+    seen.results = tried(run.results, {})
     seen.sets = _sets(seen.results)
+    if (count := len(seen.results.get("sets", {}))) > MOST_SETS:
+        seen.problems.append(f"results.json has {count:,} sets, of which {MOST_SETS:,} are looked at.")
     if (path / "config.yaml").is_file():
-        seen.config = tried(lambda: load_config_file(path / "config.yaml"), {})
+        seen.config = tried(lambda: load_config_file(run.own("config.yaml")), {})
     elif isinstance(recorded := seen.results.get("config"), dict):
         seen.config = recorded
-    took = effort.read_effort(Run(path)) or {}
+    took = effort.read_effort(run) or {}
     odd = [key for key in ("trainable_parameters", "seconds", "peak_bytes") if not is_number(took.get(key))]
     seen.effort = {key: value for key, value in took.items() if key not in odd}
     if (path / "trial.json").is_file():
-        seen.trial = tried(lambda: _trial(path / "trial.json"), None)
-    seen.curves = tried(lambda: _curves(path / "metrics.csv"), {})
+        seen.trial = tried(lambda: _trial(run.own("trial.json")), None)
+    seen.curves = tried(lambda: _curves(run.own("metrics.csv")), {})
     return seen
 
 
 def read_study(path: Path) -> StudySeen:
     """What can be read of a study and its trials."""
-    seen = StudySeen(path, path.name or path.resolve().name)
+    study, seen = Run(path), StudySeen(path, path.name or path.resolve().name)
     try:
-        seen.about = load_config_file(path / _OF_STUDY)
+        seen.about = load_config_file(study.own(_OF_STUDY))
     except UserError as error:
         seen.problems.append(str(error))
-    folders = sorted((each for each in path.glob("trial-*") if each.is_dir()), key=_by_number)
-    seen.trials = [read_run_directory(each, f"{seen.name}/") for each in folders]
+    for folder in sorted((each for each in path.glob("trial-*") if each.is_dir()), key=_by_number):
+        try:
+            seen.trials.append(read_run_directory(study.own(folder.name), f"{seen.name}/"))
+        except UserError as error:
+            seen.problems.append(str(error))
     return seen
 
 
 def _sets(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The sets with figures that can be shown; of others, and of further figures, nothing is left."""
     found = {}
-    for name, figures in results.get("sets", {}).items():
+    for name, figures in islice(results.get("sets", {}).items(), MOST_SETS):
         if not has_shape(figures, {"n": int, "accuracy": (int, float)}) or figures["n"] < 1:
             continue
         if not is_share(figures["accuracy"]) or not is_number(figures["n"]):
@@ -262,6 +276,8 @@ def _trial(path: Path) -> dict[str, Any]:
     found = read_json(path)
     if not has_shape(found, {"state": str, "values": dict}):
         raise UserError(f"{path}: is not what a study writes.")
+    if len(found["values"]) > MOST_KEYS:
+        raise UserError(f"{path}: has values for {len(found['values']):,} keys, over {MOST_KEYS}.")
     return found
 
 
@@ -271,16 +287,16 @@ def _curves(path: Path) -> dict[str, Curve]:
         return {}
     found: dict[str, Curve] = {}
     with reading(path):
-        if path.stat().st_size > MOST_BYTES:
+        content = at_most(path, MOST_BYTES)
+        if len(content) > MOST_BYTES:
             raise UserError(f"{path}: holds more than {MOST_BYTES >> 20} MiB.")
-        with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                step = row.get("step") or ""
-                for key, text in row.items():
-                    if key in (None, "step", "epoch") or not text or not step.isdigit():
-                        continue
-                    if is_number(value := float(text)):
-                        found.setdefault(key, []).append((int(step), value))
+        for row in csv.DictReader(io.StringIO(content.decode(), newline="")):
+            step = row.get("step") or ""
+            if not (step.isascii() and step.isdigit() and len(step) < _DIGITS):
+                continue
+            for key, text in row.items():
+                if key not in (None, "step", "epoch") and text and is_number(value := float(text)):
+                    found.setdefault(key, []).append((int(step), value))
     return found
 
 

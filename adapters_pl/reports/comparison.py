@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from adapters_pl.evaluation.metrics import mcnemar_exact, paired_bootstrap
 from adapters_pl.evaluation.results import DIGEST, digest
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.terminal import to_look_at
 from adapters_pl.runs.run import Run
 
 Answers = dict[str, bool]
@@ -67,23 +69,23 @@ def read_run(path: Path) -> Tested:
         UserError: it is no run, it was not tested, a file is not as it should be, or predictions are not those that
             the figures were counted from.
     """
-    file = path / "results.json"
+    run, file = Run(path), path / "results.json"
     if not file.exists():
         raise UserError(f"{path} has no results.json: test it first with adapters-pl test --ckpt_path ...")
-    results = Run(path).results()
+    results = run.results()
     if "sets" not in results or not isinstance(results.get("data") or {}, dict):
         raise UserError(f"{file} is not what a test writes; test the run again.")
     answers = {
-        name: _answers(path / "predictions" / f"{name}.jsonl", figures)
+        name: _answers(run.own(f"predictions/{name}.jsonl"), figures)
         for name, figures in results["sets"].items()
-        if Path(name).name == name  # a stranger's may lead out of the run
+        if Path(name).name == name == to_look_at(name)  # a stranger's may lead out of the run, or be no name of a file
     }
     answered = {name: rows for name, rows in answers.items() if rows}
-    return Tested(path.name, results, answered, Run(path).trained_with())
+    return Tested(path.name, results, answered, run.trained_with())
 
 
 def _answers(file: Path, figures: dict[str, Any]) -> Answers:
-    if not file.exists():
+    if not os.path.exists(file):  # nor one whose name is too long
         return {}
     if not file.is_file():
         raise UserError(f"{file}: is no file; test the run again.")

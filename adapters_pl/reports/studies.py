@@ -19,6 +19,8 @@ from adapters_pl.reports.texts import in_one_line
 
 #: The most sets that have a panel each beside their average, and the most lines in a panel.
 _PANELS, _LINES = 5, 8
+#: The most keys along which there is a figure.
+_KEYS = 12
 #: The most combinations of values in a figure.
 _COMBINATIONS = 40
 _INTERVAL = "The 95% interval is that of the mean over seeds, by Student's t; it is wide where seeds are few."
@@ -89,7 +91,9 @@ def study_section(study: StudySeen, number: int) -> Section:
         section.missing.append("No key but the seed has more than one value, so there is nothing to compare.")
     else:
         section.parts += _combinations(complete, measure, varied, f"study-{number}")
-        for place, key in enumerate(varied, start=1):
+        if len(varied) > _KEYS:
+            section.missing.append(f"Of {len(varied)} keys with several values the first {_KEYS} have curves.")
+        for place, key in enumerate(varied[:_KEYS], start=1):
             if found := _along(complete, measure, varied, key, f"study-{number}-{place}"):
                 section.parts += found
             else:

@@ -92,7 +92,7 @@ def directory_at_once(
     Raises:
         UserError: there is something else, or the system refused.
     """
-    target = Path(out).expanduser()
+    target = Path(os.path.expanduser(out))
     if target.name in ("", ".."):
         target = Path(os.path.abspath(target))
     try:

@@ -66,7 +66,7 @@ def read_effort(run: Run) -> dict[str, Any] | None:
     if not (run.path / FILE).is_file():
         return None
     try:
-        found = read_json(run.path / FILE)
+        found = read_json(run.own(FILE))
     except UserError:
         return None
     return found if has_shape(found, _SHAPE) else None

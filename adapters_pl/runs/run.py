@@ -131,15 +131,19 @@ class Run:
         run.refuse_links()
         return run
 
-    def refuse_links(self) -> None:
-        """Raise ``UserError`` where something in this run is a link to elsewhere: what is written would land there."""
+    def refuse_links(self, otherwise: str = "name another checkpoint") -> None:
+        """Raise ``UserError`` where something in this run is a link to elsewhere: what is written would land there.
+
+        Args:
+            otherwise: what else can be done about what is no file and no folder.
+        """
         here = self.path.parent.resolve() / self.path.name
         for path in (self.path, *self.path.rglob("*")):
             if path.exists() and not (path.is_file() or path.is_dir()):
-                raise UserError(f"{path} is neither a file nor a folder; remove it, or name another checkpoint.")
+                raise UserError(f"{path} is neither a file nor a folder; remove it, or {otherwise}.")
             if path.is_dir() and path.suffix in (".yaml", ".json", ".jsonl", ".csv", ".log"):
-                raise UserError(f"{path} is a folder where a file is written; remove it, or name another checkpoint.")
-            if path.is_symlink() and not path.resolve().is_relative_to(here):
+                raise UserError(f"{path} is a folder where a file is written; remove it, or {otherwise}.")
+            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(here):
                 raise UserError(
                     f"{path} is a link that leads out of its run, to {os.readlink(path)}; nothing is written there. "
                     "Put a copy in its place, or remove it."
@@ -186,6 +190,17 @@ class Run:
             raise UserError(f"{self.path} has no {which}.ckpt (checkpoints there: {there}).")
         return path
 
+    def own(self, name: str) -> Path:
+        """The path of what is called ``name`` in this run, for reading it.
+
+        Raises:
+            UserError: it is a link, or lies behind one, that leads out of the run.
+        """
+        path = self.path / name
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self.path)):
+            raise UserError(f"{path} is a link that leads out of its run, and is not read; put a copy in its place.")
+        return path
+
     def write(self, name: str, content: Any) -> Path:
         """Write ``content`` under ``name``, whole or not at all, in the form of :func:`as_text`.
 
@@ -207,7 +222,8 @@ class Run:
     def trained_with(self) -> dict[str, Any] | None:
         """The configuration in ``config.yaml``; ``None`` where nothing was trained, or where it cannot be read."""
         try:
-            return load_config_file(self.path / "config.yaml")
+            file = self.own("config.yaml")
+            return load_config_file(file) if file.is_file() else None
         except UserError:
             return None
 
@@ -215,9 +231,9 @@ class Run:
         """The contents of ``results.json``, empty before the first test.
 
         Raises:
-            UserError: the file is no JSON.
+            UserError: the file is no JSON, or lies elsewhere.
         """
-        path = self.path / "results.json"
+        path = self.own("results.json")
         if not path.exists():
             return {}
         try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.masking import masked_values
-from adapters_pl.inputs.untrusted import load_config_file
+from adapters_pl.inputs.untrusted import has_shape, load_config_file
 from adapters_pl.runs import recipes
 
 #: What the forms of every study begin with, by the form's name.
@@ -33,6 +33,8 @@ _OF_MACHINE = (
 )
 _OF_FILE = ("configs", "set", "axes", "sampler", "pruner", "forms")
 _OF_FORM = ("configs", "set", "axes", "sampler", "pruner")
+#: What the ends of a range are less than.
+_MOST = 1e300
 _RANGE = {"low", "high", "log", "step"}
 _SAMPLERS = {"random": ("trials", "seed"), "tpe": ("trials", "seed")}
 _PRUNERS = {
@@ -152,8 +154,11 @@ def read(names: Sequence[str], form: str | None, name: str | None, typed: Sequen
     own, chosen = _in_form(path, content, form)
     stem = f"{path.stem}-{chosen}" if chosen else path.stem
     called = name or stem
-    if not called or Path(called).name != called or called.startswith("."):
-        raise UserError(f"--name {called}: give a name without slashes; runs are looked for in a folder of this name.")
+    if not called or Path(called).name != called or called.startswith(".") or not called.isprintable():
+        raise UserError(
+            f"--name {called}: give a name without slashes that can be printed; runs are looked for in a folder of "
+            "this name."
+        )
     sampler = _chosen(own.get("sampler"), _SAMPLERS, "sampler", path)
     grids = _grids(own["axes"], path, sampled=sampler is not None)
     if sampler is not None and not (isinstance(trials := sampler.setdefault("trials", None), int) and trials > 0):
@@ -167,8 +172,8 @@ def read(names: Sequence[str], form: str | None, name: str | None, typed: Sequen
         _chosen(own.get("pruner"), _PRUNERS, "pruner", path),
         (*(word for given in more for word in ("--config", given)), *typed),
     )
-    count = math.prod(map(len, grids[0].values())) if not sampler and len(grids) == 1 else 0
-    if max(count, asked.trials if count <= MOST_CELLS else count) > MOST_CELLS:
+    cells = 0 if sampler else sum(math.prod(map(len, grid.values())) for grid in grids)
+    if (sampler["trials"] if sampler else cells) > MOST_CELLS:
         raise UserError(
             f"{path}: its axes make more than {MOST_CELLS:,} cells; sample some: sampler: {{name: random}}."
         )
@@ -248,7 +253,18 @@ def _axis(key: str, given: Any, path: Path, sampled: bool) -> Any:
         numbers = [given["low"], given["high"]]
         if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers) or numbers[0] >= numbers[1]:
             raise UserError(f"{path}: axis {key}: low and high of a range are numbers, the lower one first.")
-        if given.get("log") and numbers[0] <= 0:
+        if not all(-_MOST < n < _MOST for n in numbers):
+            raise UserError(f"{path}: axis {key}: low and high of a range lie between {-_MOST:g} and {_MOST:g}.")
+        step, log = given.get("step"), given.get("log", False)
+        if not isinstance(log, bool):
+            raise UserError(f"{path}: axis {key}: log of a range is true or false.")
+        whole = int if all(isinstance(n, int) for n in numbers) else (int, float)
+        if step is not None and not (has_shape(step, whole) and 0 < step < _MOST and not log):
+            raise UserError(
+                f"{path}: axis {key}: step of a range is a number above 0, a whole one between whole numbers, and goes "
+                "without log."
+            )
+        if log and numbers[0] <= 0:
             raise UserError(f"{path}: axis {key}: a range on a logarithmic scale begins above 0.")
         return dict(given)
     values = given if isinstance(given, list) else [given]

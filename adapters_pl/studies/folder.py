@@ -80,7 +80,11 @@ class TrialFolder:
     def accuracies(self) -> dict[str, dict[str, Any]]:
         """The figures of the test by set, empty before it has ended: a test writes those of all its sets at once."""
         sets = Run(self.path).results().get("sets", {})
-        return {name: figures for name, figures in sets.items() if has_shape(figures, {"accuracy": (int, float)})}
+        return {
+            name: figures
+            for name, figures in sets.items()
+            if has_shape(figures, {"accuracy": (int, float)}) and 0 <= figures["accuracy"] <= 1
+        }
 
     @property
     def checkpoint(self) -> Path:

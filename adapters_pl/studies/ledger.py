@@ -27,12 +27,12 @@ import yaml
 
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.masking import masked
-from adapters_pl.inputs.untrusted import load_config_file
+from adapters_pl.inputs.untrusted import has_shape, load_config_file
 from adapters_pl.runs.at_once import locked
 from adapters_pl.runs.run import Run
 from adapters_pl.studies.asked import Asked, Values, differences, label
 from adapters_pl.studies.folder import TrialFolder
-from adapters_pl.studies.storage import FrozenTrial, TrialState, connect, optuna, pruner, reaching, sampler
+from adapters_pl.studies.storage import FrozenTrial, TrialState, connect, of_file, optuna, pruner, reaching, sampler
 
 #: What tells workers that share locks from others.
 HOST = socket.gethostname()
@@ -99,8 +99,9 @@ class Ledger:
         self.asked, self.folder = asked, folder
         self.cells = None if asked.sampler else asked.cells()
         self.choices = asked.axes
+        self.pruner = pruner(asked.pruner)
         self.file = url is None or url.startswith("sqlite")
-        self.url = url or f"sqlite:///{folder / 'study.db'}"
+        self.url = url or of_file(folder / "study.db")
 
     def open(self) -> None:
         """Make the study, or go on in one that is there and asks for the same.
@@ -108,6 +109,7 @@ class Ledger:
         Raises:
             UserError: the storage cannot be reached, or there is another study of this name. Nothing is left behind.
         """
+        Run(self.folder).refuse_links("name another study")
         about = self.folder / "study.yaml"
         document = self.asked.document()
         there = about.is_file()
@@ -144,7 +146,9 @@ class Ledger:
                 if known := study.user_attrs.get("asked"):
                     self._refuse_other(known, document, "the storage")
 
-    def _refuse_other(self, there: dict[str, Any], here: dict[str, Any], where: object) -> None:
+    def _refuse_other(self, there: Any, here: dict[str, Any], where: object) -> None:
+        if not has_shape(there, {"axes": dict, "set": dict}):
+            raise UserError(f"{where}: what it says of the study '{self.asked.name}' is not what a study writes.")
         if found := differences(there, here):
             raise UserError(
                 f"{where} holds a study '{self.asked.name}' that asks for something else: {'; '.join(found[:3])}. "
@@ -160,7 +164,7 @@ class Ledger:
                 direction="maximize",
                 load_if_exists=True,
                 sampler=sampler(self.asked.sampler, 0),
-                pruner=pruner(self.asked.pruner),
+                pruner=self.pruner,
             )
             if "asked" not in self.study.user_attrs:
                 self.study.set_user_attr("asked", document)
@@ -172,13 +176,12 @@ class Ledger:
 
     def slots(self) -> list[Slot]:
         """Every slot."""
-        with reaching(self.url):
-            trials = self.study.get_trials(deepcopy=False)
         found: dict[int, list[FrozenTrial]] = {number: [] for number in range(self.asked.trials)}
-        for trial in trials:
-            if (number := trial.user_attrs.get("slot")) in found:
-                found[number].append(trial)
-        return [self._slot(number, of_slot) for number, of_slot in found.items()]
+        with reaching(self.url):
+            for trial in self.study.get_trials(deepcopy=False):
+                if (number := trial.user_attrs.get("slot")) in found:
+                    found[number].append(trial)
+            return [self._slot(number, of_slot) for number, of_slot in found.items()]
 
     def _slot(self, number: int, trials: list[FrozenTrial]) -> Slot:
         values = self.cells[number] if self.cells else self._values(trials[-1]) if trials else {}
@@ -186,7 +189,8 @@ class Ledger:
             for trial in sorted(trials, key=lambda trial: trial.number):
                 if _STATES.get(trial.state) == state:
                     values = values if self.cells else self._values(trial) or values
-                    return Slot(number, values, state, trial.value if state == COMPLETE else None, None, trial)
+                    known = state == COMPLETE and trial.value is not None
+                    return Slot(number, values, state, float(trial.value or 0) if known else None, None, trial)
         latest = max(trials, key=lambda trial: trial.number, default=None)
         error = latest.user_attrs.get("error") if latest else None
         # One that failed without an error had its worker die, and whoever saw that died before it could put another

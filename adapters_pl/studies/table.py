@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from adapters_pl.evaluation.metrics import mean_interval
 from adapters_pl.evaluation.report import percent
 from adapters_pl.inputs.errors import UserError
+from adapters_pl.inputs.terminal import to_look_at
 from adapters_pl.studies.asked import SEED, Values
 from adapters_pl.studies.folder import TrialFolder, mean_accuracy
 from adapters_pl.studies.ledger import COMPLETE, Slot
@@ -45,13 +47,13 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
         groups.setdefault(json.dumps(own) if own or seeds else str(slot.number), []).append(slot)
     figures = {slot.number: _accuracies(folder, slot.number) for slot in slots if slot.state == COMPLETE}
     columns = _columns(list(figures.values()))
-    table = Table(title=f"{name}: accuracy in %, mean over the test sets", title_justify="left")
+    table = Table(title=f"{_plain(name)}: accuracy in %, mean over the test sets", title_justify="left")
     for key in keys:
-        table.add_column(key.rpartition(".")[2])
+        table.add_column(_plain(key.rpartition(".")[2]))
     table.add_column("trials")
     table.add_column("state")
     for heading in ("accuracy", *(("95% interval over seeds",) if seeds else ()), *columns):
-        table.add_column(heading, justify="right")
+        table.add_column(_plain(heading), justify="right")
     for group in groups.values():
         done = [slot for slot in group if slot.accuracy is not None]
         row = [_short(group[0].values[key]) if key in group[0].values else "" for key in keys]
@@ -65,8 +67,13 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
             means = [mean_accuracy({n: s for n, s in figures[slot.number].items() if n in names}) for slot in done]
             known = [mean for mean in means if mean is not None]
             row.append(percent(sum(known) / len(known)) if known else "-")
-        table.add_row(*row)
+        table.add_row(*map(_plain, row))
     return table
+
+
+def _plain(text: str) -> str:
+    """A text of which rich takes nothing for markup, nor a terminal for a command."""
+    return escape(to_look_at(text))
 
 
 def _varied(slots: Sequence[Slot]) -> list[str]:

@@ -255,7 +255,7 @@ def find_adapter(path: str | Path) -> Path:
     Raises:
         UserError: there is none, or the hub did not give it.
     """
-    source = Path(path).expanduser()
+    source = Path(os.path.expanduser(path))
     if (source / "checkpoints").is_dir():
         source = source / "checkpoints" / "last.ckpt"
     if source.is_file() or (source / CONFIG_NAME).is_file() or is_sharded(source):

@@ -32,6 +32,20 @@ def test_the_switch_for_a_bases_own_code_is_never_taken(trusted):
     assert f"--model.{CODE} true" in found.note("last.ckpt")
 
 
+@pytest.mark.parametrize("kernel", ["someone/kernel", "someone/kernel@main:f", "paged|someone/kernel"])
+def test_code_of_the_hub_is_not_taken_for_a_kind_of_attention(kernel):
+    arguments = {"base": "theirs", "attn_implementation": kernel}
+    found = received(
+        {"model": {"class_path": "adapters_pl.CausalLMModule", "init_args": arguments}}, ["model"], "last.ckpt"
+    )
+    assert found.config["model"]["init_args"] == {"base": "theirs"}
+    assert found.left_out == ["model.attn_implementation"]
+    arguments["attn_implementation"] = "sdpa"
+    assert received(
+        {"model": {"class_path": "adapters_pl.CausalLMModule", "init_args": arguments}}, ["model"], "last.ckpt"
+    ).config["model"]["init_args"] == {"base": "theirs", "attn_implementation": "sdpa"}
+
+
 def test_a_switch_that_is_off_is_not_worth_a_line():
     model = {"class_path": "adapters_pl.CausalLMModule", "init_args": {"base": "ours", CODE: False}}
     assert received({"model": model}, ["model"], "last.ckpt").note("last.ckpt") is None

@@ -72,9 +72,11 @@ def test_a_row_taken_twice_is_not_held_out_as_well(file):
     assert set(counts.values()) == {3}
 
 
-@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, 0], [1, -1]])
+@pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, 0], [1, -1], [1, 1e18], [1, float("nan")]])
 def test_weights_are_one_positive_number_a_file(file, weights):
-    with pytest.raises(UserError, match=r"data\.weights has to be one number above 0 for each of the 2 paths"):
+    with pytest.raises(
+        UserError, match=r"data\.weights has to be one number above 0, and at most 1,000, for each of the 2"
+    ):
         InstructionJSON(path=[file("a.json", rows(0, 1)), file("b.json", rows(0, 1))], weights=weights)
 
 

@@ -60,6 +60,8 @@ class Case:
         environment: variables beside the usual ones.
         within: seconds.
         leads_out: whether the user himself has the run written elsewhere.
+        books: a folder in which a command keeps what it has done, also where it then ends with an error.
+        after: looks, in the same folder, at what the command has left; raises ``AssertionError`` with what is wrong.
     """
 
     name: str
@@ -71,6 +73,8 @@ class Case:
     environment: dict[str, str] = field(default_factory=dict)
     leads_out: bool = False
     within: float = HANGS_AFTER
+    books: str = ""
+    after: Callable[[], Any] | None = None
 
 
 def prepare(folder: Path) -> None:
@@ -85,7 +89,7 @@ def prepare(folder: Path) -> None:
     import torch
 
     from adapters_pl.cli.main import main
-    from tests.helpers.hostile_cases import ADAPTERS, QUIET, fit
+    from tests.helpers.hostile_cases import ADAPTERS, QUIET, fit, prepare_more
 
     longer = ["--trainer.max_steps", "2", "--data.val_size", "2", "--trainer.log_every_n_steps", "1"]
     assert run_main(main, fit("LoRA", "--adapter.rank", "2", *longer)) == 0
@@ -93,6 +97,7 @@ def prepare(folder: Path) -> None:
     assert run_main(main, ["export", "--out", "adapter"]) == 0
     for adapter in ADAPTERS:  # also for what they import
         run_main(main, ["plan", "--model.base", "base", "--adapter", adapter, *ADAPTERS[adapter]])
+    prepare_more()
     here = f"{folder.resolve()}/"
 
     def relative(tree: Any) -> Any:
@@ -167,6 +172,10 @@ def snapshot(folder: Path) -> dict[str, str]:
     return found
 
 
+#: What is asked for the state of the sources, what takes for ever elsewhere, and what downloads without building.
+_OUR_PROGRAMS = ("'git'", "'uname'", "answer(json.loads(line))", "'download', '--no-deps', '--only-binary', ':all:'")
+
+
 def watch(folder: Path, noted: dict[str, Any]) -> None:
     """Note what is written outside of ``folder``, which programs are started, and who is called."""
     own = str(folder.resolve())
@@ -183,7 +192,7 @@ def watch(folder: Path, noted: dict[str, Any]) -> None:
             path = arguments[writes[event]]
         elif event in ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn"):
             # What may take for ever is done by a process of our own that can be ended (``adapters_pl.inputs.apart``).
-            if not any(word in str(arguments[:2]) for word in ("'git'", "'uname'", "answer(json.loads(line))")):
+            if not any(word in str(arguments[:2]) for word in _OUR_PROGRAMS):
                 noted.setdefault("programs", []).append(str(arguments[:2])[:200])
         elif event == "socket.getaddrinfo":
             noted.setdefault("hosts", []).append(str(arguments[0])[:80])
@@ -215,9 +224,17 @@ def attempt(case: Case, folder: Path) -> int:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.alarm(int(KILLED_AFTER) + 9)  # where nobody is left to kill it
     before = set(sys.modules)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # as the console script does
     watch(folder, noted)
     try:
-        return run_main(main, case.arguments)
+        code = run_main(main, case.arguments)
+        if case.after and not code:
+            try:
+                case.after()
+            except AssertionError as error:
+                (folder / "unsafe").write_text(str(error) or traceback.format_exc().splitlines()[-3])
+        return code
     finally:
         new = set(sys.modules) - before
         noted["strange"] = sorted(new & {"this", "antigravity", "evil", "mine"})
@@ -225,6 +242,8 @@ def attempt(case: Case, folder: Path) -> int:
 
 
 PARTS = ("here", "elsewhere", "home", "tmp")
+#: What a terminal obeys instead of showing it.
+_UNSHOWN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 ADVICE = re.compile(r"weights_only[`']?\s*(=|to|argument)?.{0,20}False|trust_remote_code\s*=\s*True|\[y/N\]")
 
 
@@ -234,6 +253,8 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
     lines = [line for line in error.splitlines() if line.strip()]
     starts = [i for i, line in enumerate(lines) if line.startswith(("error:", "internal error:", "interrupted"))]
     message = lines[starts[-1] :] if starts else lines[-3:]
+    if case.books and not starts:  # what failed is said in lines of its own
+        starts, message = [0], [line for line in out.splitlines() if re.search(r"^trial \d.*\) failed: ", line)]
     file = folder / "before.json"
     before = json.loads(file.read_text()) if file.is_file() else [{} for _ in PARTS]
     after = [snapshot(folder / part) for part in PARTS]
@@ -262,9 +283,13 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
         verdict, reason = "crash", signal.Signals(-code).name
     elif code == 2 or "internal error" in error:
         verdict = "internal"
+    elif found := _UNSHOWN.search(error + out):
+        verdict, reason = "escapes", ascii(found[0])
+    elif (folder / "unsafe").is_file():
+        verdict, reason = "unsafe", (folder / "unsafe").read_text()[:300]
     elif outside and not case.leads_out:
         verdict, reason = "outside", ", ".join(outside[:3])
-    elif code and lost:
+    elif code and (lost := [path for path in lost if not case.books or not path.startswith(case.books)]):
         verdict, reason = "lost", ", ".join(lost[:3])
     elif code and ADVICE.search(error + out):
         verdict, reason = "advice", ADVICE.search(error + out)[0]  # type: ignore[index]
@@ -276,7 +301,7 @@ def judge(case: Case, folder: Path, code: int, seconds: float, killed: bool) -> 
         verdict = "overrefused"
     elif missing := [pattern for pattern in case.says if not re.search(pattern, text, re.IGNORECASE | re.DOTALL)]:
         verdict, reason = "unclear", f"says nothing of {missing[0]}"
-    elif not starts:
+    elif not starts or not message:
         verdict, reason = "unclear", "no line begins with error:"
     elif len(message) > 3 or len(text) > 800:
         verdict, reason = "unclear", f"{len(message)} lines, {len(text)} characters"

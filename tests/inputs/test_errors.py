@@ -51,6 +51,10 @@ def test_what_is_short_stays_as_it_is():
     assert shortened(message) == message
 
 
+def test_what_a_terminal_would_obey_is_a_box():
+    assert shortened("a\x1b[2Jb\x9bc\r\u202ed\ne") == "a□[2Jb□c□□d\ne"
+
+
 def test_words_lines_and_texts_that_are_too_long_keep_their_ends():
     word = shortened(f"data.path {'a' * 999}z is not there: do this.")
     assert len(word) == len("data.path  is not there: do this.") + LONGEST_WORD - 1  # an odd number is left

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 
 from adapters_pl import UserError
+from adapters_pl.inputs import untrusted
 from adapters_pl.inputs.untrusted import MOST_LEVELS, has_shape, is_plain, load_config_file, read_json, reading
 
 
@@ -43,6 +45,7 @@ def test_a_list_in_itself_is_no_data():
         (b"\xff\xfe", "may be cut"),
         (b"[" * 100_000, "nested deeper than 16"),
         (b"[1]", "should hold an object"),
+        (b'{"a": ' + b"9" * 5000 + b"}", "may be cut.*4300 digits"),
         (json.dumps({"a": nested(20)}).encode(), "deeper than 16 levels"),
     ],
 )
@@ -56,6 +59,17 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "settings.json")
     with pytest.raises(UserError, match="is no file"):
         read_json(tmp_path / "settings.json")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system has no /proc")
+def test_what_a_file_says_of_its_size_is_not_believed(tmp_path, monkeypatch):
+    (tmp_path / "settings.json").symlink_to("/proc/self/maps")
+    monkeypatch.setattr(untrusted, "MOST_BYTES", 1000)
+    monkeypatch.setattr(untrusted, "MOST_CONFIG_BYTES", 1000)
+    with pytest.raises(UserError, match="holds more than"):
+        read_json(tmp_path / "settings.json")
+    with pytest.raises(UserError, match="holds more than"):
+        load_config_file(tmp_path / "settings.json")
 
 
 def test_what_goes_wrong_in_reading_is_the_inputs_fault():

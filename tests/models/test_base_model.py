@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters_pl import LoRA, UserError, load_adapter
+from adapters_pl.models import base
 from adapters_pl.models.base import load_base
 from adapters_pl.models.fingerprint import fingerprint, same_base
 from tests.conftest import tiny_model
@@ -160,3 +161,12 @@ def test_an_attribute_where_adapters_go_is_not_overwritten():
     with pytest.raises(UserError, match="LlamaModel has an attribute 'adapters' of its own"):
         PrefixTuning(virtual_tokens=2).attach_to(model, seed=1)
     assert isinstance(model.model.adapters, Towers)
+
+
+def test_attention_that_is_not_to_be_had_is_a_line(make_base, monkeypatch):
+    def from_pretrained(*arguments, **settings):
+        raise ImportError("`kernels` is not installed.")
+
+    monkeypatch.setattr(base.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(UserError, match=r"attn_implementation someone/kernel: .*kernels.* Try sdpa"):
+        load_base(str(make_base()), attn_implementation="someone/kernel")

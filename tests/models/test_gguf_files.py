@@ -240,6 +240,10 @@ def test_sizes_that_no_model_has_and_weights_that_do_not_fit_are_refused(tmp_pat
     with pytest.raises(UserError, match=r"long.gguf': its header says max_position_embeddings 2000000000"):
         load_base(str(write_gguf(tmp_path / "long.gguf", model, tokenizer, "F32")))
     model = tiny_model("llama_gqa")
+    model.config.head_dim = 1_000_000_000
+    with pytest.raises(UserError, match=r"head.gguf': its header says head_dim 1000000000"):
+        load_base(str(write_gguf(tmp_path / "head.gguf", model, tokenizer, "F32")))
+    model = tiny_model("llama_gqa")
     model.config.intermediate_size = 64
     with pytest.raises(UserError, match=r"of another shape than its header says"):
         load_base(str(write_gguf(tmp_path / "wide.gguf", model, tokenizer, "F32")))

@@ -17,6 +17,10 @@ from adapters_pl.cli.main import main
 from adapters_pl.evaluation.metrics import mean_interval
 from adapters_pl.evaluation.published import published_rows
 from adapters_pl.reports import page
+from adapters_pl.reports.collect import read_run_directory, read_study
+from adapters_pl.reports.drawing import styled
+from adapters_pl.reports.page import make_sections
+from adapters_pl.runs.at_once import directory_at_once
 from tests.helpers.runs import config, records, write_run, write_study
 from tests.reports.conftest import HOSTILE, NAMES
 
@@ -275,3 +279,28 @@ def test_only_an_earlier_report_is_replaced_and_only_by_a_whole_one(tmp_path, mo
     assert main(call) == 1
     assert "--out out exists and is not empty" in capsys.readouterr().err
     assert (tmp_path / "out/mine.txt").exists()
+
+
+def test_of_very_many_sets_and_keys_the_first_are_drawn_and_the_table_has_all(tmp_path):
+    run = write_run(tmp_path / "a-1", {})
+    run.write("results.json", {"sets": {f"s{n}": {"n": 2, "accuracy": 0.5} for n in range(40)}})
+    sections = {section.id: section for section in make_sections([read_run_directory(run.path)], 0)}
+    assert "Of 40 sets the first 24 are drawn; the table has all." in sections["accuracy"].missing
+    figure, table = sections["accuracy"].parts
+    with styled():
+        assert len(figure.draw().axes) == 25  # and their average
+    assert len(table.rows) == 41
+    trials = [
+        ({f"k{key}": key * trial for key in range(1, 40)}, "complete", {"sums": records("+-")}) for trial in (1, 2)
+    ]
+    write_study(tmp_path / "s", {}, trials)
+    [_, section, *_] = make_sections([read_study(tmp_path / "s")], 0)
+    assert "Of 39 keys with several values the first 12 have curves." in section.missing
+
+
+def test_the_home_of_nobody_is_a_name_like_any_other(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path / "runs/a-1", {"sums": records("+-")})
+    assert main(["report", "~nobody-of-this-name/x", "--out", "out"]) == 1
+    assert "'~nobody-of-this-name/x' is no run and no study" in capsys.readouterr().err
+    assert directory_at_once("~nobody-of-this-name", lambda folder: None, "report") == Path("~nobody-of-this-name")

@@ -300,3 +300,24 @@ def test_only_the_first_process_of_a_job_makes_a_directory(tmp_path, monkeypatch
     assert (tmp_path / "lora-1").is_dir() == first
     run.agree(lambda path: str(tmp_path / "lora-1"))
     assert run.path == tmp_path / "lora-1"
+
+
+@pytest.mark.parametrize("name", ["results.json", "predictions/a.jsonl"])
+def test_what_lies_outside_of_a_run_is_not_read(run, tmp_path, name):
+    (tmp_path / "a.jsonl").write_text("{}")
+    link = run.path / name.split("/")[0]
+    link.symlink_to(tmp_path if "/" in name else tmp_path / "a.jsonl")
+    with pytest.raises(UserError, match="link that leads out"):
+        run.own(name)
+    if name == "results.json":
+        with pytest.raises(UserError, match="link that leads out"):
+            run.results()
+
+
+def test_links_within_a_run_are_its_own_and_a_run_may_lie_behind_one(run, tmp_path):
+    (run.path / "a.json").write_text("{}")
+    (run.path / "b.json").symlink_to("a.json")
+    (run.path / "loop.json").symlink_to("loop.json")
+    run.refuse_links()
+    (tmp_path / "link").symlink_to(run.path)
+    assert Run(tmp_path / "link").own("b.json").read_text() == "{}"

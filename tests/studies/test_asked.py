@@ -99,6 +99,14 @@ def test_sampled_axes_may_be_ranges_and_every_value_is_looked_at(ask):
         ("axes: {config: [3]}", "axis config should be names of files"),
         ("axes: {a: {low: 0, high: 2, log: true}}\nsampler: {name: tpe, trials: 2}", "begins above 0"),
         ("axes: {a: {low: 3, high: 2}}\nsampler: {name: tpe, trials: 2}", "the lower one first"),
+        ("axes: {a: {low: 0, high: .inf}}\nsampler: {name: tpe, trials: 2}", "lie between"),
+        (
+            "axes: {a: {low: 1, high: 4, step: 0}}\nsampler: {name: tpe, trials: 2}",
+            "step of a range is a number above 0",
+        ),
+        ("axes: {a: {low: 1, high: 4, step: 0.5}}\nsampler: {name: tpe, trials: 2}", "a whole one between whole"),
+        ("axes: {a: {low: 1, high: 4, step: 2, log: true}}\nsampler: {name: tpe, trials: 2}", "goes without log"),
+        ("axes: {a: {low: 1, high: 4, log: x}}\nsampler: {name: tpe, trials: 2}", "log of a range is true or false"),
         ("axes: [{a: [1]}, {a: [2]}]\nsampler: {name: tpe, trials: 2}", "a sampled study has one mapping"),
         ("axes: {a: [1]}\nsampler: tpe", "say how many trials"),
         ("axes: {a: [1]}\nsampler: {name: tp, trials: 2}", "did you mean 'tpe'"),
@@ -109,6 +117,10 @@ def test_sampled_axes_may_be_ranges_and_every_value_is_looked_at(ask):
         ("forms: {quick: {}}", "says no axes"),
         ("model: {lr: 1}", r"takes one --config with axes and was given 0.*study/methods\.yaml"),
         (f"axes: {{a: {list(range(200))}, b: {list(range(200))}}}", "more than 10,000 cells"),
+        (
+            f"axes: [{{a: [1]}}, {{{', '.join(f'k{n}: {list(range(99))}' for n in range(9))}}}]",
+            "more than 10,000 cells",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_study_is_said_in_a_line(ask, content, message):
@@ -117,7 +129,7 @@ def test_what_is_wrong_with_a_study_is_said_in_a_line(ask, content, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "..", "."])
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".", "\x1b[31mred", "a\nb"])
 def test_a_name_stays_in_its_folder(ask, name):
     if name:
         with pytest.raises(UserError, match="without slashes"):

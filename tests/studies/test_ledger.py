@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
@@ -402,6 +403,78 @@ def test_a_storage_that_cannot_be_reached_is_one_line_and_leaves_nothing(opened,
     assert "swordfish" not in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.glob("s*")) == []
+
+
+def test_a_study_may_have_any_name(tmp_path):
+    name = "{x} a?b a%20b a#b é☃"
+    for _ in range(2):
+        ledger = Ledger(asked(name, a=[1]), tmp_path / name)
+        ledger.open()
+        finish(ledger)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "study.db").is_file()
+
+
+# ---- what a stranger left
+
+ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c"
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("UPDATE trial_user_attributes SET value_json = '[1]' WHERE key = 'slot'", "cannot be used.*unhashable"),
+        ("UPDATE trial_user_attributes SET value_json = '{['", "cannot be used.*JSONDecodeError"),
+        ("UPDATE trial_values SET value = 'x'", "cannot be used"),
+        ("UPDATE trial_params SET param_value = 99", "cannot be used.*IndexError"),
+        ("UPDATE alembic_version SET version_num = 'x'", "cannot be used.*RuntimeError"),
+        ("UPDATE study_user_attributes SET value_json = '[1]'", "is not what a study writes"),
+        ("""UPDATE study_user_attributes SET value_json = '{"axes": [1], "set": {}}'""", "is not what a study writes"),
+        (f"CREATE VIEW v AS {ENDLESS}", "holds what no study writes, a view 'v'"),
+        ("CREATE TRIGGER t AFTER INSERT ON trials BEGIN SELECT 1; END", "holds what no study writes, a trigger 't'"),
+    ],
+)
+def test_a_storage_that_holds_something_else_is_one_line(opened, tmp_path, statement, message):
+    finish(opened(asked(a=[1])))
+    with sqlite3.connect(tmp_path / "s.db") as stored:
+        stored.execute(statement)
+    stored.close()
+    with pytest.raises(UserError, match=message) as caught:
+        finish(opened(asked(a=[1])))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["trial-0", "trial-0/.trial.lock", "trial-0/output.log", ".study.lock"])
+def test_nothing_is_written_through_a_link_that_leads_out(opened, tmp_path, name):
+    opened(asked(a=[1]))
+    link = tmp_path / "s" / name
+    link.parent.mkdir(exist_ok=True)
+    link.unlink(missing_ok=True)
+    (tmp_path / "elsewhere").mkdir()
+    link.symlink_to(tmp_path / "elsewhere" / "x")
+    with pytest.raises(UserError, match="link that leads out"):
+        finish(opened(asked(a=[1])))
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["axes: [1]", "set: x", "model: {}"])
+def test_a_file_that_no_study_has_written_is_one_line(opened, tmp_path, content):
+    opened(asked(a=[1]))
+    (tmp_path / "s" / "study.yaml").write_text(content)
+    with pytest.raises(UserError, match="is not what a study writes"):
+        opened(asked(a=[1]))
+
+
+def test_a_pruner_is_made_before_anything_is_written(opened, tmp_path):
+    with pytest.raises(UserError, match=r"pruner halving: .*reduction_factor"):
+        opened(asked(pruner={"name": "halving", "reduction_factor": 0}))
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_seed_may_be_as_large_as_one_likes(opened):
+    ledger = opened(asked(sampler={"name": "tpe", "trials": 2, "seed": 2**80}))
+    finish(ledger)
+    assert states(ledger) == [COMPLETE] * 2
 
 
 def test_secrets_reach_neither_the_file_nor_the_storage(tmp_path):

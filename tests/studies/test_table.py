@@ -7,6 +7,7 @@ import json
 import pytest
 
 from adapters_pl.evaluation.metrics import mean_interval
+from adapters_pl.inputs.tables import print_table
 
 pytest.importorskip("optuna")
 
@@ -57,6 +58,15 @@ def test_axes_of_other_grids_are_empty_and_sets_stand_apart(cells):
 def test_a_few_sets_have_a_column_each(cells):
     heads, _ = cells([Slot(0, {"a": 1}, COMPLETE, 0.5)], x=None, y=None)
     assert heads == ["a", "trials", "state", "accuracy", "x", "y"]
+
+
+def test_a_set_is_called_as_a_stranger_calls_it(tmp_path, capsys):
+    (tmp_path / "trial-0").mkdir()
+    sets = {name: {"n": 1, "accuracy": 0.5} for name in ("[/no]", "\x1b[31m")}
+    (tmp_path / "trial-0/results.json").write_text(json.dumps({"sets": sets}))
+    print_table(results_table("[s]", tmp_path, [Slot(0, {"a": "[bold]x"}, COMPLETE, 0.5)]))
+    shown = capsys.readouterr().out
+    assert all(text in shown for text in ("[s]: accuracy", "[bold]x", "[/no]", "\N{WHITE SQUARE}[31m"))
 
 
 def test_values_in_a_line():

@@ -39,8 +39,8 @@ class Child:
         self.told.append("kill")
 
 
-def leave_figures(folder):
-    sets = {"a": {"n": 2, "accuracy": 0.5}, "b": {"n": 4, "accuracy": 1.0}}
+def leave_figures(folder, accuracy=0.5):
+    sets = {"a": {"n": 2, "accuracy": accuracy}, "b": {"n": 4, "accuracy": 1.0}}
     (folder.path / "results.json").write_text(json.dumps({"sets": sets}))
 
 
@@ -78,6 +78,12 @@ def test_a_trial_goes_on_from_its_checkpoint_and_is_not_tested_twice(folder, run
     assert started[0] == ["fit", "--config", "c", "--ckpt_path", str(folder.path)]
     assert run()[0] == 0.75
     assert len(started) == 2
+
+
+@pytest.mark.parametrize("accuracy", [float("nan"), float("inf"), 10**400, -1, True])
+def test_an_accuracy_that_is_none_does_not_count(folder, accuracy):
+    leave_figures(folder, accuracy)
+    assert list(folder.accuracies()) == ["b"]
 
 
 def test_a_trial_fails_by_what_its_command_said(folder, run):

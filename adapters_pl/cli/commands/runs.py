@@ -13,6 +13,7 @@ from rich.text import Text
 from adapters_pl.evaluation.report import percent
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.tables import print_table
+from adapters_pl.inputs.terminal import to_look_at
 from adapters_pl.reports.collect import RunSeen, StudySeen, below
 from adapters_pl.reports.texts import in_one_line, shown
 
@@ -30,7 +31,7 @@ def main(options: Namespace, debug: bool = False) -> int:
         raise UserError(f"There is no folder '{options.root}'; name the folder of runs with --root.")
     found = below(options.root)
     if options.json:
-        print(json.dumps([_about(one) for one in found], indent=2, ensure_ascii=False))
+        print(to_look_at(json.dumps([_about(one) for one in found], indent=2, ensure_ascii=False)))
         return 0
     if not found:
         raise UserError(

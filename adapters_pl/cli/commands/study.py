@@ -20,6 +20,7 @@ from adapters_pl.cli.main import DONE, USER_ERROR
 from adapters_pl.cli.parser import attempt, explained, refuse_saved_adapter
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.tables import print_table
+from adapters_pl.inputs.terminal import to_look_at
 from adapters_pl.runs.run import DEFAULT_ROOT
 from adapters_pl.studies.asked import Asked, read
 from adapters_pl.studies.folder import TrialFolder
@@ -86,6 +87,10 @@ def _follow(parent: int, libc: ctypes.CDLL) -> None:
         os._exit(1)
 
 
+def _say(line: str) -> None:
+    print(to_look_at(line), flush=True)
+
+
 def main(options: Namespace, debug: bool = False) -> int:
     """Run the trials of a study that are open; the exit code is 1 where one has failed."""
     return attempt("study", partial(_study, options), debug)
@@ -100,18 +105,18 @@ def _study(options: Namespace) -> int:
     ledger.open()
     if options.retry_failed:
         print(f"failed trials that are run again: {ledger.retry_failed()}")
-    print(f"study {asked.name}: {asked.trials} trials in {folder}", flush=True)
+    _say(f"study {asked.name}: {asked.trials} trials in {folder}")
 
     def run_trial(values: dict[str, object], trial: TrialFolder, look: Look) -> float:
         return Commands(asked.words(values), start).run(trial, look)
 
-    work(ledger, run_trial, partial(print, flush=True))
+    work(ledger, run_trial, _say)
     slots = ledger.slots()
     print_table(results_table(asked.name, folder, slots))
-    print(f"runs: {folder}/trial-0 to trial-{asked.trials - 1}")
+    _say(f"runs: {folder}/trial-0 to trial-{asked.trials - 1}")
     failed = [slot for slot in slots if slot.state == FAILED]
     for slot in failed:
-        print(f"trial {slot.number} ({described(slot.values)}) failed: {slot.error}")
+        _say(f"trial {slot.number} ({described(slot.values)}) failed: {slot.error}")
     if failed:
         print("run them again with --retry_failed")
     return USER_ERROR if failed else DONE

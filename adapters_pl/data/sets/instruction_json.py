@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from adapters_pl.inputs.errors import UserError, did_you_mean, first_line
 from adapters_pl.inputs.hub import at_hand
 
 _MOST_OPTIONS = 10
+#: How often a row is taken in an epoch at most.
+_MOST_WEIGHT = 1000
 #: Where a row keeps the name of the published set that it is of; no file has a column of such a name.
 _SET = "\0set"
 _ENDINGS = (".json", ".jsonl", ".csv", ".parquet")
@@ -70,9 +73,12 @@ class InstructionJSON(ReasoningDataModule):
         for field in columns or {}:
             if field not in FIELDS:
                 raise UserError(f"data.columns: there is no field '{field}': {did_you_mean(field, FIELDS)}")
-        if weights is not None and (len(weights) != len(self.paths) or min(weights) <= 0):
+        if weights is not None and not (
+            len(weights) == len(self.paths) and all(0 < each <= _MOST_WEIGHT for each in weights)
+        ):
             raise UserError(
-                f"data.weights has to be one number above 0 for each of the {len(self.paths)} paths, not {weights}."
+                f"data.weights has to be one number above 0, and at most {_MOST_WEIGHT:,}, for each of the "
+                f"{len(self.paths)} paths, not {weights}."
             )
         self.path = path
         self.test_path = test_path
@@ -155,7 +161,7 @@ class InstructionJSON(ReasoningDataModule):
         return taken
 
     def _read(self, path: str, split: str) -> list[dict[str, Any]]:
-        file = Path(path).expanduser()
+        file = Path(os.path.expanduser(path))
         if file.suffix in _ENDINGS or file.exists() or path.count("/") != 1:
             rows = read_rows(file, self.columns)
             self._checksums[path] = blob_sha1(file)

@@ -95,3 +95,12 @@ def test_no_folder_and_no_run_are_one_clear_line(tmp_path, monkeypatch, capsys):
     (tmp_path / "runs").mkdir()
     assert main(["runs"]) == 1
     assert "No run and no study in 'runs' yet" in capsys.readouterr().err
+
+
+def test_json_holds_nothing_that_a_terminal_obeys(tmp_path, capsys):
+    run = write_run(tmp_path / "a-1", {})
+    run.write("results.json", {"sets": {"x\x9b31m\x1b[2J": {"n": 2, "accuracy": 0.5}}})
+    assert main(["runs", "--root", str(tmp_path), "--json"]) == 0
+    [about] = json.loads(shown := capsys.readouterr().out)
+    assert list(about["sets"]) == ["x\N{WHITE SQUARE}31m\x1b[2J"]
+    assert not {"\x9b", "\x1b"} & set(shown)

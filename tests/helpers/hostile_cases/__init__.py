@@ -10,12 +10,27 @@ from tests.helpers.hostile_cases.checkpoints import checkpoint_cases, sharded_ca
 from tests.helpers.hostile_cases.commands import command_cases
 from tests.helpers.hostile_cases.common import ADAPTERS, QUIET, fit
 from tests.helpers.hostile_cases.configs import class_cases, config_cases, key_cases
-from tests.helpers.hostile_cases.data import data_cases
+from tests.helpers.hostile_cases.data import data_cases, mixture_cases
+from tests.helpers.hostile_cases.gguf import fetch_cases, gguf_cases, prepare_gguf
+from tests.helpers.hostile_cases.reports import (
+    figure_cases,
+    prepare_seen,
+    report_word_cases,
+    seen_cases,
+    text_cases,
+)
 from tests.helpers.hostile_cases.runs import run_file_cases, run_folder_cases
+from tests.helpers.hostile_cases.studies import (
+    prepare_study,
+    study_file_cases,
+    study_folder_cases,
+    study_storage_cases,
+    study_word_cases,
+)
 from tests.helpers.hostile_cases.values import value_cases
 from tests.helpers.hostile_inputs import Case
 
-__all__ = ["ADAPTERS", "QUIET", "cases", "fit"]
+__all__ = ["ADAPTERS", "QUIET", "cases", "fit", "prepare_more"]
 
 FAMILIES = (
     value_cases,
@@ -30,7 +45,25 @@ FAMILIES = (
     data_cases,
     run_file_cases,
     command_cases,
+    study_file_cases,
+    study_word_cases,
+    study_folder_cases,
+    study_storage_cases,
+    text_cases,
+    seen_cases,
+    figure_cases,
+    report_word_cases,
+    gguf_cases,
+    fetch_cases,
+    mixture_cases,
 )
+
+
+def prepare_more() -> None:
+    """What the cases of single subjects need besides, in the prepared folder."""
+    prepare_study()
+    prepare_seen()
+    prepare_gguf()
 
 
 def cases() -> Iterator[Case]:

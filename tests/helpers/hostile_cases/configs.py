@@ -355,6 +355,9 @@ def class_cases() -> Iterator[Case]:
                 "any",
                 how=f"config.model: {value}",
             )
+    for words in (TEST, RESUME):
+        kernel = ours_with(place("config", "model", "init_args", "attn_implementation", value="someone/kernel"))
+        yield Case(f"class/{words[0]} attention of the hub", words, kernel, "fine", how="attn_implementation: a kernel")
     yield Case("class/fit coded base", based("coded"), coded_base, says=("coded",), how="auto_map")
     yield Case(
         "class/plan coded base", ["plan", "--model.base", "coded", "--adapter", "LoRA"], coded_base, says=("coded",)

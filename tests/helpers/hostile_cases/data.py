@@ -22,7 +22,11 @@ from tests.helpers.hostile_cases.common import (
     cut,
     fit,
     flip,
+    ours_with,
+    place,
     put,
+    remove,
+    shortened,
     write,
 )
 from tests.helpers.hostile_inputs import Case
@@ -254,3 +258,86 @@ def data_cases() -> Iterator[Case]:
             ),
             "any",
         )
+
+
+# ---- published sets by name, and general text
+
+
+def mixture_cases() -> Iterator[Case]:
+    """Published sets by name among the paths, weights, and text that nothing is trained on."""
+    rows = [{"instruction": f"Say {n}.", "input": "", "output": f"true {n}", "answer": "true"} for n in range(12)]
+    train, test = "root/dataset/boolq/train.json", "root/dataset/boolq/test.json"
+    good = both(put(train, json.dumps(rows)), put(test, json.dumps(rows[:4])))
+
+    def mixed(*more: str) -> list[str]:
+        return fit("LoRA", "--adapter.rank", "2", "--data.root", "root", "--data.contamination", "allow", *more)
+
+    for what, spoil in {
+        "nothing wrong": lambda: None,
+        "no training file": remove(train),
+        "no test file": remove(test),
+        "a broken training file": put(train, "[{"),
+        "a broken test file": put(test, "[{"),
+        "a training file of no rows": put(train, "[]"),
+        "a training file of other rows": put(train, '[{"question": "x"}]'),
+        "a deep training file": put(train, "[" * 100_000),
+        "answers that are none of the options": put(train, json.dumps([{**row, "answer": "x"} for row in rows])),
+        "answers that are lists": put(train, json.dumps([{**row, "answer": [1]} for row in rows])),
+        "a training file that is a folder": both(remove(train), as_folder(train)),
+        "a training file that is a pipe": both(remove(train), as_fifo(train)),
+        "a training file that is a link to zeros": as_link(train, "/dev/zero"),
+        "a training file in the place of the test file": put(test, json.dumps(rows)),
+    }.items():
+        words = mixed("--data.path", "[BoolQ, sums.json]", "--data.weights", "[1, 2]")
+        yield Case(f"mixture/fit {what}", words, both(good, spoil), "any", how=f"boolq: {what}")
+    for path in (
+        *("BoolQ", "boolq", "[BoolQ, BoolQ]", "[BoolQ, boolq]", "BOOLQ", "[BoolQ, ARCEasy]", "[BoolQ, NoSuch]"),
+        *("Commonsense", "[Commonsense, BoolQ]", "Commonsense170K", "SVAMP", "WordProblems", "./BoolQ", "BoolQ.json"),
+        *("[BoolQ, null]", "[BoolQ, 3]", "[[BoolQ]]", "{BoolQ: 2}", "[BoolQ, ../x]", "[BoolQ, os.system]", "[]"),
+    ):
+        yield Case(f"mixture/path {path}", mixed("--data.path", path), good, "any", ("data|path|root|NoSuch|x",))
+    for weights in (
+        *("[1, 1]", "[0.5, 2]", "[1]", "[1, 1, 1]", "[]", "[0, 1]", "[-1, 1]", "[nan, 1]", "[inf, 1]", "[1e-9, 1e-9]"),
+        *("[1e9, 1]", "[1e18, 1]", "[1e300, 1]", "[x, 1]", "[null, 1]", "[[1], 1]", "2", "{a: 1}", "null", "[true, 1]"),
+        *("[1000000, 1]", "[" + "1, " * 9000 + "1]", "[1" + "0" * 400 + ", 1]"),
+    ):
+        words = mixed("--data.path", "[BoolQ, sums.json]", "--data.weights", weights)
+        yield Case(f"mixture/weights {shortened(weights)}", words, good, "any", ("weights",))
+    text = "general.txt"
+    for what, spoil in {
+        "good": put(text, "It was a dark and stormy night. " * 40),
+        "missing": lambda: None,
+        "empty": put(text, ""),
+        "one character": put(text, "a"),
+        "blank": put(text, " \n" * 5000),
+        "zeros": put(text, b"\0" * 5000),
+        "binary": put(text, bytes(range(256)) * 9),
+        "UTF-16": put(text, "It was a dark night.".encode("utf-16")),
+        "cut in a character": put(text, "é".encode() * 9 + b"\xc3"),
+        "one long word": put(text, "a" * 3_000_000),
+        "one long word of many": put(text, "".join(chr(0x4E00 + n % 20_000) for n in range(1_000_000))),
+        "long lines of blanks": put(text, " " * 3_000_000),
+        "marks upon a letter": put(text, "e" + "\u0301" * 1_000_000),
+        "special tokens": put(text, "<bos><eos><pad>" * 2000),
+        "1 GB": lambda: (write(text, "word "), os.truncate(text, (1 << 30) - 1)),
+        "surrogates": put(text, "\ud800" * 50),
+        "a folder": as_folder(text),
+        "a pipe": as_fifo(text),
+        "a link to zeros": as_link(text, "/dev/zero"),
+        "a link without an end": as_link(text, "/proc/self/pagemap"),
+        "a dangling link": as_link(text, "nowhere"),
+    }.items():
+        words = [*base_test(), "--data.general_text", text]
+        yield Case(f"general-text/test {what}", words, spoil, "any", (text,), how=f"{text}: {what}")
+        if what in ("missing", "binary", "a pipe"):
+            words = ["test", *QUIET, "--data.general_text", text]
+            yield Case(f"general-text/test adapter {what}", words, spoil, "any", (text,), how=f"{text}: {what}")
+    for value in ("", "python", "PYTHON", "pythn", "[]", "[general.txt]", "{a: 1}", "3", "null", "a" * 5000, "\udcff"):
+        words = [*base_test(), f"--data.general_text={value}"]
+        yield Case(f"general-text/value {shortened(value)}", words, None, "any", ("general_text",))
+    recorded = place("config", "data", "init_args", "general_text", value="/etc/passwd")
+    yield Case(
+        "general-text/recorded in a checkpoint", TEST, ours_with(recorded), "any", how="general_text: /etc/passwd"
+    )
+    recorded = place("config", "data", "init_args", "general_text", value={"class_path": "os.system"})
+    yield Case("general-text/recorded as a class", TEST, ours_with(recorded), "any", how="general_text: a class")
