@@ -136,6 +136,11 @@ def _compare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, or names of runs below the root")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs are (default: runs)")
     parser.add_argument("--seed", type=int, default=0, help="of the bootstrap")
+    _protocol(parser)
+
+
+def _protocol(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--protocol", metavar="NAME", help="look at the tests by it, where there are others, too")
 
 
 def _report(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +148,7 @@ def _report(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="new, empty, or with an earlier report to replace")
     parser.add_argument("--root", type=Path, default=Path("runs"), help="where runs and studies are (default: runs)")
     parser.add_argument("--rows", type=int, default=6, help="of a set and two runs, how many rows that differ (6)")
+    _protocol(parser)
 
 
 def _runs(parser: argparse.ArgumentParser) -> None:

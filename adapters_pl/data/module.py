@@ -17,7 +17,15 @@ from adapters_pl.data.contamination import Policy, question
 from adapters_pl.data.contamination import report as contamination_of
 from adapters_pl.data.example import Example
 from adapters_pl.data.general_text import text_of
-from adapters_pl.data.preparation import OnOverflow, divide, guarded, rows_of_tests, tokenised, without_repeats
+from adapters_pl.data.preparation import (
+    OnOverflow,
+    divide,
+    guarded,
+    rows_of_tests,
+    shuffled_answers,
+    tokenised,
+    without_repeats,
+)
 from adapters_pl.data.published import sources
 from adapters_pl.data.questions import Asking, Questions, Reader, ask, draw_shots
 from adapters_pl.data.rows import SETS, SetRows
@@ -71,6 +79,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         packing: put the training rows of a batch end to end into sequences of up to two cutoffs, where each row
             sees itself alone: the same loss with less padding. A batch that is hardly smaller so is left as it is.
         train_on_prompt: also learn the prompt's tokens.
+        shuffle_answers: give every training row the answer of another one of its kind: a control, which must not learn
+            more than the form of an answer.
         val_size: rows held out of training for validation, at most a tenth of them; drawn by ``seed``,
             from the rows beyond ``limit_train`` if there are enough.
         limit_train: only the first so many training rows.
@@ -88,7 +98,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
 
     #: The headings under which the help lists the arguments; those of one class alone stand behind them.
     headings: ClassVar[dict[str, tuple[str, ...]]] = {
-        "What is read": ("root", "files", "limit_train", "limit_test", "val_size"),
+        "What is read": ("root", "files", "limit_train", "limit_test", "val_size", "shuffle_answers"),
         "Prompts and lengths": ("template", "system", "thinking", "train_on_prompt", "cutoff", "on_overflow"),
         "Batches": ("packing", "batch_size", "max_tokens_per_batch", "eval_batch_size", "num_workers", "seed"),
         "How it is tested": ("test_sets", "protocol", "shots", "samples", "temperature", "max_new_tokens"),
@@ -114,6 +124,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         on_overflow: OnOverflow = "truncate",
         packing: bool = False,
         train_on_prompt: bool = False,
+        shuffle_answers: bool = False,
         val_size: AtLeast0 = 120,
         limit_train: AtLeast1 | None = None,
         limit_test: AtLeast1 | None = None,
@@ -152,6 +163,7 @@ class ReasoningDataModule(SetRows, LightningDataModule):
         self.on_overflow = on_overflow
         self.packing = packing
         self.train_on_prompt = train_on_prompt
+        self.shuffle_answers = shuffle_answers
         self.val_size = val_size
         self.limit_train = limit_train
         self.limit_test = limit_test
@@ -309,7 +321,8 @@ class ReasoningDataModule(SetRows, LightningDataModule):
             self._ask_validation_rows({row: examples[row] for row in held_out}, refuse=stage == "fit")
         found = self.questions(self.validation_set)
         prompts = found.prompts if found else {}
-        self.training = TrainingRows(self._tokenised(examples, train), self.train_on_prompt)
+        learnt = shuffled_answers(examples, train) if self.shuffle_answers else examples
+        self.training = TrainingRows(self._tokenised(learnt, train), self.train_on_prompt)
         self.validation = TrainingRows(self._tokenised(examples, held_out), self.train_on_prompt, prompts)
         if stage == "fit" and self.max_tokens_per_batch is not None:
             refuse_longer(self.training.lengths(), self.max_tokens_per_batch)  # before the base is loaded

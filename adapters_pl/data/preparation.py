@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -91,6 +92,23 @@ def without_repeats(name: str, examples: Sequence[Example], train: Sequence[int]
     if len(kept) < len(train):
         rank_zero_info(f"{name}: {len(train) - len(kept)} training rows ask what a held-out row asks: left out")
     return kept
+
+
+def shuffled_answers(examples: Sequence[Example], train: Sequence[int]) -> list[Example]:
+    """The examples, each of ``train`` with the answer of another one that is answered in the same way.
+
+    The answers of one kind, and among the same options, move a third of the way round: they stay as frequent as they
+    are, and only a row that is alone of its kind keeps its own.
+    """
+    alike: dict[tuple[Any, ...], list[int]] = {}
+    for row in dict.fromkeys(train):
+        alike.setdefault((examples[row].kind, examples[row].options), []).append(row)
+    found = list(examples)
+    for rows in alike.values():
+        shift = max(1, len(rows) // 3)
+        for row, other in zip(rows, rows[shift:] + rows[:shift], strict=True):
+            found[row] = replace(examples[row], response=examples[other].response, answer=examples[other].answer)
+    return found
 
 
 def guarded(name: str, found: dict[str, Any], overlapping: set[int], parts: list[list[int]]) -> list[list[int]]:

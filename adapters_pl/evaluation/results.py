@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from adapters_pl.evaluation.report import Results, macro_average
+from adapters_pl.inputs.terminal import to_look_at
 from adapters_pl.runs.run import Run, as_text
 
 #: The key by which figures say which predictions they were counted from.
@@ -72,6 +74,34 @@ def keep_test(
     return said
 
 
+def by_protocol(results: dict[str, Any], protocol: str | None) -> tuple[dict[str, Any], dict[str, str]]:
+    """What a run's tests found by one protocol, and where their predictions lie.
+
+    Args:
+        results: what ``results.json`` holds.
+        protocol: by which; as the tests stand, if not given.
+
+    Returns:
+        ``results`` with the figures of those tests alone under ``sets``, and by set the file of predictions below the
+        run's directory. Where the test that stands is by another protocol, the one beside it on the most rows is
+        taken, and of equal ones the newest.
+    """
+    sets, files = {}, {}
+    others = [(key, figures) for key, figures in results.get("others", {}).items() if _protocol(figures) == protocol]
+    for key, figures in sorted(others, key=lambda other: (other[1]["n"], str(other[1].get("date")))):
+        name = key.removesuffix(_key("", figures))
+        sets[name], files[name] = figures, _beside(key)
+    for name, figures in results.get("sets", {}).items():
+        own = figures.get("settings", {}).get(
+            "protocol", results.get("protocol")
+        )  # an earlier version named one for all
+        if protocol in (None, own):
+            sets[name], files[name] = figures, f"predictions/{name}.jsonl"
+    # A stranger's name may lead out of the run, or be no name of a file.
+    named = {name: file for name, file in files.items() if Path(name).name == name == to_look_at(name)}
+    return {**results, "sets": sets}, named
+
+
 def _takes_the_place(new: dict[str, Any], old: dict[str, Any]) -> bool:
     return new["n"] > old["n"] or (new["n"] == old["n"] and new["settings"] == old.get("settings"))
 
@@ -110,8 +140,11 @@ def _set_aside(run: Run, name: str, old: dict[str, Any], others: Results) -> Non
 
 
 def _key(name: str, figures: dict[str, Any]) -> str:
-    protocol = figures.get("settings", {}).get("protocol", "unknown")
-    return f"{name}.{protocol}.{figures['n']}.{str(figures[DIGEST])[:8]}"
+    return f"{name}.{_protocol(figures)}.{figures['n']}.{str(figures.get(DIGEST))[:8]}"
+
+
+def _protocol(figures: dict[str, Any]) -> Any:
+    return figures.get("settings", {}).get("protocol", "unknown")
 
 
 def _beside(key: str) -> str:

@@ -174,7 +174,7 @@ def _paired(tested: Sequence[Shown], missing: list[str]) -> list[Table]:
     read: list[tuple[Shown, Tested]] = []
     for one in tested:
         try:
-            found = read_run(one.run.path)
+            found = read_run(one.run.path, one.run.protocol)
         except UserError as error:
             missing.append(f"Not compared row by row: {one.said(error)}")
             continue

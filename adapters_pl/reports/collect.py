@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from adapters_pl.evaluation.metrics import mean_of_sets
+from adapters_pl.evaluation.results import by_protocol
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.untrusted import MOST_BYTES, at_most, has_shape, load_config_file, read_json, reading
 from adapters_pl.runs import effort
@@ -50,6 +51,7 @@ class RunSeen:
         name: of the run; with its study's before it, where it is a trial.
         config: ``config.yaml``, else the configuration in ``results.json``.
         results: ``results.json``.
+        protocol: by which the tests were made that are looked at; the tests that stand, if not given.
         sets: the figures of the tested sets, by name.
         effort: ``fit.json``.
         trial: ``trial.json``.
@@ -61,6 +63,7 @@ class RunSeen:
     name: str
     config: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
+    protocol: str | None = None
     sets: dict[str, dict[str, Any]] = field(default_factory=dict)
     effort: dict[str, Any] = field(default_factory=dict)
     trial: dict[str, Any] | None = None
@@ -164,8 +167,8 @@ def mean_accuracy(run: RunSeen, names: Sequence[str]) -> float | None:
     return mean_of_sets({name: float(figures["accuracy"]) for name, figures in run.sets.items()}, names)
 
 
-def find(name: str, root: Path) -> RunSeen | StudySeen:
-    """The run or study called ``name``: a path, or a name below ``root``.
+def find(name: str, root: Path, protocol: str | None = None) -> RunSeen | StudySeen:
+    """The run or study called ``name``: a path, or a name below ``root``; its tests by ``protocol``, if one is given.
 
     Raises:
         UserError: it is neither; the message lists what is there.
@@ -173,9 +176,9 @@ def find(name: str, root: Path) -> RunSeen | StudySeen:
     for path in (Path(os.path.expanduser(name)), root / name):
         if path.is_dir():
             if (path / _OF_STUDY).is_file():
-                return read_study(path)
+                return read_study(path, protocol)
             if _is_run(path):
-                return read_run_directory(path)
+                return read_run_directory(path, protocol=protocol)
             inside = [found.name for found in _below(path)]
             there = sorted(each.name for each in path.iterdir() if not each.name.startswith("."))
             if inside:
@@ -185,13 +188,13 @@ def find(name: str, root: Path) -> RunSeen | StudySeen:
     raise UserError(f"'{name}' is no run and no study, here or in {root}: {did_you_mean(name, known)}")
 
 
-def find_all(names: Sequence[str], root: Path) -> list[RunSeen | StudySeen]:
+def find_all(names: Sequence[str], root: Path, protocol: str | None = None) -> list[RunSeen | StudySeen]:
     """Each of :func:`find`, once, and where two have one name with their folders before it.
 
     Raises:
         UserError: a name is neither a run's nor a study's.
     """
-    found = list({one.path.resolve(): one for one in (find(name, root) for name in names)}.values())
+    found = list({one.path.resolve(): one for one in (find(name, root, protocol) for name in names)}.values())
     often = [name for name, count in Counter(one.name for one in found).items() if count > 1]
     for one in found:
         if one.name in often:
@@ -204,9 +207,9 @@ def below(root: Path) -> list[RunSeen | StudySeen]:
     return [read_study(path) if (path / _OF_STUDY).is_file() else read_run_directory(path) for path in _below(root)]
 
 
-def read_run_directory(path: Path, prefix: str = "") -> RunSeen:
+def read_run_directory(path: Path, prefix: str = "", protocol: str | None = None) -> RunSeen:
     """What can be read of a run."""
-    run, seen = Run(path), RunSeen(path, prefix + (path.name or path.resolve().name))
+    run, seen = Run(path), RunSeen(path, prefix + (path.name or path.resolve().name), protocol=protocol)
 
     def tried(read: Callable[[], T], otherwise: T) -> T:
         try:
@@ -215,7 +218,7 @@ def read_run_directory(path: Path, prefix: str = "") -> RunSeen:
             seen.problems.append(str(error))
             return otherwise
 
-    seen.results = tried(run.results, {})
+    seen.results, _ = by_protocol(tried(run.results, {}), protocol)
     seen.sets = _sets(seen.results)
     if (count := len(seen.results.get("sets", {}))) > MOST_SETS:
         seen.problems.append(f"results.json has {count:,} sets, of which {MOST_SETS:,} are looked at.")
@@ -232,7 +235,7 @@ def read_run_directory(path: Path, prefix: str = "") -> RunSeen:
     return seen
 
 
-def read_study(path: Path) -> StudySeen:
+def read_study(path: Path, protocol: str | None = None) -> StudySeen:
     """What can be read of a study and its trials."""
     study, seen = Run(path), StudySeen(path, path.name or path.resolve().name)
     try:
@@ -241,7 +244,7 @@ def read_study(path: Path) -> StudySeen:
         seen.problems.append(str(error))
     for folder in sorted((each for each in path.glob("trial-*") if each.is_dir()), key=_by_number):
         try:
-            seen.trials.append(read_run_directory(study.own(folder.name), f"{seen.name}/"))
+            seen.trials.append(read_run_directory(study.own(folder.name), f"{seen.name}/", protocol))
         except UserError as error:
             seen.problems.append(str(error))
     return seen

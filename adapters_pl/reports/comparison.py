@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from adapters_pl.evaluation.metrics import mcnemar_exact, paired_bootstrap
-from adapters_pl.evaluation.results import DIGEST, digest
+from adapters_pl.evaluation.results import DIGEST, by_protocol, digest
 from adapters_pl.inputs.errors import UserError
-from adapters_pl.inputs.terminal import to_look_at
 from adapters_pl.runs.run import Run
 
 Answers = dict[str, bool]
@@ -25,12 +24,14 @@ class Tested:
     Attributes:
         name: of the run.
         results: ``results.json``.
+        files: the predictions that the figures under ``sets`` were counted from, by set.
         answers: whether each row was answered rightly, by set and the row's id and gold answer.
         trained: the configuration of its training, if there was one.
     """
 
     name: str
     results: dict[str, Any]
+    files: dict[str, Path]
     answers: dict[str, Answers]
     trained: dict[str, Any] | None
 
@@ -62,8 +63,12 @@ class Comparison:
     p: float
 
 
-def read_run(path: Path) -> Tested:
+def read_run(path: Path, protocol: str | None = None) -> Tested:
     """The results and predictions below ``path``.
+
+    Args:
+        path: the run's directory.
+        protocol: of several tests of a set, which one counts; the one that stands, if not given.
 
     Raises:
         UserError: it is no run, it was not tested, a file is not as it should be, or predictions are not those that
@@ -75,13 +80,15 @@ def read_run(path: Path) -> Tested:
     results = run.results()
     if "sets" not in results or not isinstance(results.get("data") or {}, dict):
         raise UserError(f"{file} is not what a test writes; test the run again.")
-    answers = {
-        name: _answers(run.own(f"predictions/{name}.jsonl"), figures)
-        for name, figures in results["sets"].items()
-        if Path(name).name == name == to_look_at(name)  # a stranger's may lead out of the run, or be no name of a file
-    }
+    results, found = by_protocol(results, protocol)
+    if not results["sets"] and protocol is not None:
+        raise UserError(
+            f"{path} was not tested by {protocol}: adapters-pl test --ckpt_path {path} --data.protocol {protocol}"
+        )
+    files = {name: run.own(file) for name, file in found.items()}
+    answers = {name: _answers(file, results["sets"][name]) for name, file in files.items()}
     answered = {name: rows for name, rows in answers.items() if rows}
-    return Tested(path.name, results, answered, run.trained_with())
+    return Tested(path.name, results, files, answered, run.trained_with())
 
 
 def _answers(file: Path, figures: dict[str, Any]) -> Answers:

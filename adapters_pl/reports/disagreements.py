@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from adapters_pl.inputs.errors import UserError
@@ -26,8 +27,8 @@ def disagreements(runs: Sequence[Shown], most: int) -> Section:
     answered: list[tuple[Shown, dict[str, dict[str, dict[str, Any]]]]] = []
     for one in runs:
         try:
-            found = read_run(one.run.path) if one.run.sets else None
-            records = {name: _records(one, name) for name in found.answers} if found else {}
+            found = read_run(one.run.path, one.run.protocol) if one.run.sets else None
+            records = {name: _records(found.files[name]) for name in found.answers} if found else {}
         except UserError as error:
             section.missing.append(one.said(error))
             continue
@@ -48,9 +49,9 @@ def disagreements(runs: Sequence[Shown], most: int) -> Section:
     return section
 
 
-def _records(one: Shown, name: str) -> dict[str, dict[str, Any]]:
+def _records(file: Path) -> dict[str, dict[str, Any]]:
     """The records of a set by id and gold answer, as ``compare`` knows rows; the file was read and checked before."""
-    text = (one.run.path / "predictions" / f"{name}.jsonl").read_text(encoding="utf-8", errors="replace")
+    text = file.read_text(encoding="utf-8", errors="replace")
     records = [json.loads(line) for line in text.removesuffix("\n").split("\n")]
     return {json.dumps([record["id"], record["gold"]]): record for record in records}
 

@@ -39,7 +39,7 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
     mean by Student's t. The sets that the training rows were drawn from and the others follow apart where that is
     known, and a few sets each by itself where it is not.
     """
-    keys = [key for key in _varied(slots) if key != SEED]
+    keys = _varied(slots)
     seeds = any(SEED in slot.values for slot in slots)
     groups: dict[str, list[Slot]] = {}
     for slot in slots:
@@ -77,12 +77,19 @@ def _plain(text: str) -> str:
 
 
 def _varied(slots: Sequence[Slot]) -> list[str]:
-    """The keys of which the trials have several values, those without it among them; all, where none has."""
-    values: dict[str, set[str]] = {}
-    for slot in slots:
-        for key, value in slot.values.items():
-            values.setdefault(key, set()).add(json.dumps(value))
-    return [key for key, found in values.items() if len(found) > 1] or list(values)
+    """The keys that tell the trials apart, but for the seed; all, where none does.
+
+    They are those of several values, and of those that only some trials have the ones without which two that differ
+    would look alike.
+    """
+    keys = list(dict.fromkeys(key for slot in slots for key in slot.values if key != SEED))
+    values = {key: [json.dumps(slot.values[key]) if key in slot.values else "" for slot in slots] for key in keys}
+    shown = [key for key in keys if len({value for value in values[key] if value}) > 1]
+    for key in keys:
+        alike = list(zip(*(values[other] for other in shown), strict=True)) if shown else [()] * len(slots)
+        if len(set(zip(alike, values[key], strict=True))) > len(set(alike)):
+            shown.append(key)
+    return [key for key in keys if key in shown] or keys
 
 
 def _columns(figures: Sequence[dict[str, dict[str, Any]]]) -> dict[str, list[str]]:

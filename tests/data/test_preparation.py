@@ -9,6 +9,7 @@ import pytest
 
 from adapters_pl.data import Arithmetic, InstructionJSON, MathQA, WordProblems, preparation
 from adapters_pl.data import set_named as named
+from adapters_pl.data.example import Example
 from adapters_pl.data.published import blob_sha1
 from adapters_pl.data.questions import Reader
 from adapters_pl.data.sets.mathqa import corrupted_options
@@ -54,6 +55,40 @@ def trained_on(data, examples):
     return sorted(
         examples[row.row].instruction for part in (data.training, data.validation) for row in part.rows
     )  # fmt: skip
+
+
+# ---- the control
+
+
+def test_shuffled_answers_are_those_of_other_rows_and_only_in_training(make):
+    rows = [{"instruction": f"What is {n}?", "output": f"It is {n}.", "answer": str(n)} for n in range(30)]
+    plain, mixed = (
+        make("Math10K", {"ft-training_set/math_10k.json": rows}, shuffle_answers=shuffle, contamination="allow")
+        for shuffle in (False, True)
+    )
+    for data in (plain, mixed):
+        data.setup("fit")
+    assert [row.prompt for row in mixed.training.rows] == [row.prompt for row in plain.training.rows]
+    answers, others = ([tuple(row.response) for row in data.training.rows] for data in (plain, mixed))
+    assert sorted(others) == sorted(answers)
+    assert not [row for row, (one, other) in enumerate(zip(answers, others, strict=True)) if one == other]
+    assert [row.response for row in mixed.validation.rows] == [row.response for row in plain.validation.rows]
+
+
+def test_a_row_is_given_the_answer_of_one_that_is_answered_in_the_same_way():
+    kinds = {"choice": [("true", "false"), ("answer1", "answer2")], "number": [()]}
+    asked = [(kind, options) for kind, every in kinds.items() for options in every] * 4
+    examples = [
+        Example(str(n), "mine", "?", response=f"It is {n}.", answer=str(n), kind=kind, options=options)
+        for n, (kind, options) in enumerate(asked)
+    ]
+    alone = Example("alone", "mine", "?", response="It is so.", answer="so", kind="text")
+    train = [*range(9), 12, 3]  # a row that is taken twice is one row
+    found = preparation.shuffled_answers([*examples, alone], train)
+    assert [found[row].answer for row in (0, 3, 6)] == ["3", "6", "0"]
+    assert all((found[row].kind, found[row].options) == asked[row] for row in range(12))
+    assert all(row.response == f"It is {row.answer}." for row in found)
+    assert [found[row] for row in (9, 10, 11, 12)] == [*examples[9:], alone]
 
 
 # ---- the guard

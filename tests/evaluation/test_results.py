@@ -108,11 +108,11 @@ def keep(tmp_path, monkeypatch):
     return keep
 
 
-def standing():
-    """The marks of the tests that stand for their sets; ``read_run`` refuses files that are not theirs."""
+def standing(protocol=None):
+    """The marks of the tests that count for their sets; ``read_run`` refuses files that are not theirs."""
     return {
         name: "".join("-+"[right] for right in answers.values())
-        for name, answers in read_run(Path("runs/lora-1")).answers.items()
+        for name, answers in read_run(Path("runs/lora-1"), protocol).answers.items()
     }
 
 
@@ -142,6 +142,24 @@ def test_the_test_on_the_most_rows_stands_and_the_other_is_kept(keep, first, sec
     assert len(keep(**second)) == (stands == "+-" and other == [second["a"]])
     assert standing() == {"a": stands}
     assert beside() == other
+
+
+def test_tests_by_a_protocol_are_found_whichever_stand(keep):
+    keep(**{"a.b": "+-+", "c": "-"})
+    keep(**{"a.b": "--+"}, protocol="loglikelihood")
+    keep(**{"a.b": "-"}, protocol="loglikelihood")
+    keep(**{"a.b": "-"}, protocol="llm_adapters")
+    assert standing() == standing("strict") == {"a.b": "+-+", "c": "-"}
+    assert standing("loglikelihood") == {"a.b": "--+"}
+    assert read_run(Path("runs/lora-1"), "loglikelihood").results["sets"]["a.b"]["accuracy"] == 1 / 3
+    keep(c="++", protocol="loglikelihood")
+    assert standing() == {"a.b": "+-+", "c": "++"}
+    assert standing("strict") == {"a.b": "+-+", "c": "-"}
+    assert standing("loglikelihood") == {"a.b": "--+", "c": "++"}
+    with pytest.raises(
+        UserError, match=r"not tested by own: adapters-pl test --ckpt_path .*lora-1 --data.protocol own"
+    ):
+        standing("own")
 
 
 def test_a_repeated_test_says_how_many_rows_rounding_changed(keep):

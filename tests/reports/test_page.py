@@ -16,6 +16,8 @@ import pytest
 from adapters_pl.cli.main import main
 from adapters_pl.evaluation.metrics import mean_interval
 from adapters_pl.evaluation.published import published_rows
+from adapters_pl.evaluation.report import summarize
+from adapters_pl.evaluation.results import keep_test
 from adapters_pl.reports import page
 from adapters_pl.reports.collect import read_run_directory, read_study
 from adapters_pl.reports.drawing import styled
@@ -212,6 +214,22 @@ def test_runs_and_studies_of_little_are_reported_too(tmp_path, capsys):
     assert "study.yaml" in text
     assert "0 trials: none yet." in (tmp_path / "none/report.html").read_text()
     assert "It takes two runs with predictions to compare their rows." in (tmp_path / "lone-1/report.html").read_text()
+
+
+def test_the_tests_by_one_protocol_are_reported_where_others_stand(tmp_path, capsys):
+    for name, written, scored in (("a-1", "++-", "+--"), ("b-1", "+--", "-++")):
+        run = write_run(tmp_path / "runs" / name, {"sums": records(written)})
+        marks = {"sums": records(scored, output="")}
+        figures = {**summarize(marks["sums"], 1.0, 100), "settings": {"protocol": "loglikelihood"}}
+        keep_test(run, {"sums": figures}, marks)
+    write_run(tmp_path / "runs/c-1", {"sums": records("+++")})
+    names, where = ["a-1", "b-1", "c-1", "--root", str(tmp_path / "runs")], tmp_path / "out"
+    assert main(["report", *names, "--out", str(where), "--protocol", "loglikelihood"]) == 0
+    found = [(row["run"], float(row["accuracy"])) for row in table(where, "accuracy") if row["set"] == "sums"]
+    assert found == [("a-1", 1 / 3), ("b-1", 2 / 3)]
+    (pair,) = table(where, "paired")
+    assert (pair["only_this_right"], pair["only_first_right"]) == ("2", "1")
+    assert "3 rows that both answered" in (where / "report.html").read_text()
 
 
 def test_what_is_no_run_is_one_line_that_lists_what_is_there(tmp_path, capsys, monkeypatch):

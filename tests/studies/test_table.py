@@ -55,6 +55,13 @@ def test_axes_of_other_grids_are_empty_and_sets_stand_apart(cells):
     ]
 
 
+def test_a_key_that_only_some_have_is_shown_where_it_tells_two_apart(cells):
+    several = [{"adapter": "LoRA"}, {"adapter": "LoRA", "adapter.dora": True}, {"adapter": "IA3", "model.lr": 0.01}]
+    heads, rows = cells([Slot(n, {**values, "seed_everything": n}, COMPLETE, 0.5) for n, values in enumerate(several)])
+    assert heads[:3] == ["adapter", "dora", "trials"]
+    assert [row[:2] for row in rows] == [("LoRA", ""), ("LoRA", "true"), ("IA3", "")]
+
+
 def test_a_few_sets_have_a_column_each(cells):
     heads, _ = cells([Slot(0, {"a": 1}, COMPLETE, 0.5)], x=None, y=None)
     assert heads == ["a", "trials", "state", "accuracy", "x", "y"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from adapters_pl.answers import protocol_named
 from adapters_pl.evaluation.report import percent, points, published_table
 from adapters_pl.inputs.errors import UserError, did_you_mean
 from adapters_pl.inputs.tables import print_table
@@ -56,7 +57,9 @@ def main(options: Namespace, debug: bool = False) -> int:
         raise UserError(f"--seed is {options.seed}; it must be at least 0.")
     if len(options.runs) < 2:
         raise UserError("compare takes two runs or more: adapters-pl compare RUN RUN ...")
-    first, *others = [read_run(find_run(name, options.root)) for name in options.runs]
+    if options.protocol is not None:
+        protocol_named(options.protocol)
+    first, *others = [read_run(find_run(name, options.root), options.protocol) for name in options.runs]
     for other in others:
         found = compare(first, other, options.seed)
         if not found:

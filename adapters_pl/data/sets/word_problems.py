@@ -18,7 +18,6 @@ class WordProblems(ReasoningDataModule):
         train_rows: problems to generate for training.
         test_rows: problems to generate for each test set.
         problem_seed: the generator's seed.
-        shuffle_answers: give every training problem the answer of another one: a control that must fail.
         kwargs: as for every dataset.
     """
 
@@ -31,7 +30,6 @@ class WordProblems(ReasoningDataModule):
         train_rows: AtLeast1 = 6000,
         test_rows: AtLeast1 = 200,
         problem_seed: AtLeast0 = 0,
-        shuffle_answers: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -39,7 +37,6 @@ class WordProblems(ReasoningDataModule):
         self.train_rows = train_rows
         self.test_rows = test_rows
         self.problem_seed = problem_seed
-        self.shuffle_answers = shuffle_answers
 
     def _set(self, name: str) -> ReasoningDataModule:
         kind = set_named(name)
@@ -52,14 +49,7 @@ class WordProblems(ReasoningDataModule):
         if split == "test":
             seed = self.problem_seed + self.seed_of_test
             return problems.generate(self.split_of_test, self.test_rows, seed)
-        rows = problems.generate("train", self.train_rows, self.problem_seed)
-        if self.shuffle_answers:
-            # A third of the way round: no row keeps its own answer, and the distribution stays.
-            shift = max(1, len(rows) // 3)
-            answers = [(row["output"], row["answer"]) for row in rows]
-            for i, row in enumerate(rows):
-                row["output"], row["answer"] = answers[(i + shift) % len(rows)]
-        return rows
+        return problems.generate("train", self.train_rows, self.problem_seed)
 
 
 class FreshWordProblems(WordProblems):

@@ -65,8 +65,11 @@ def test_no_name_of_a_set_leads_out_of_the_run(run, tmp_path):
     (tmp_path / "runs/private.jsonl").write_bytes((folder / "predictions/gsm8k.jsonl").read_bytes())
     results = json.loads((folder / "results.json").read_text())
     results["sets"]["../../private"] = results["sets"]["gsm8k"]
+    aside = {"n": 2, "settings": {"protocol": "strict"}, "predictions_sha256": None}
+    results["others"] = {"../../../private.strict.2.None": aside, "/private.strict.2.None": aside}
     (folder / "results.json").write_text(json.dumps(results))
     assert list(read_run(folder).answers) == ["gsm8k"]
+    assert list(read_run(folder, "strict").answers) == ["gsm8k"]
 
 
 def test_rows_are_matched_by_name_whatever_their_order(run):
@@ -91,6 +94,10 @@ def test_the_command_prints_a_table_for_each_further_run(run, capsys, tmp_path, 
     assert "0.00195" in out  # ten rows changed, all for the better
     assert "they differ in protocol: strict and llm_adapters" in out
     assert "compare" in COMMANDS
+    assert main(["compare", "lora-1", "lora-2", "--protocol", "strict"]) == 0
+    assert "lora-2 against lora-1" in capsys.readouterr().out
+    assert main(["compare", "lora-1", "lora-3", "--protocol", "llm_adapters"]) == 1
+    assert "lora-1 was not tested by llm_adapters" in capsys.readouterr().err
 
 
 def test_what_makes_two_runs_hard_to_compare_is_said():
@@ -114,6 +121,7 @@ def test_what_makes_two_runs_hard_to_compare_is_said():
         (["a", "empty"], "has no results.json: test it first"),
         (["a", "other"], "no tested row in common"),
         (["a", "--rot", "x"], "--help"),
+        (["a", "other", "--protocol", "strikt"], "protocol 'strikt' does not exist: did you mean 'strict'"),
     ],
 )
 def test_what_cannot_be_compared(run, tmp_path, monkeypatch, capsys, arguments, message):
