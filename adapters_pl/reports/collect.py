@@ -218,7 +218,9 @@ def read_run_directory(path: Path, prefix: str = "", protocol: str | None = None
             seen.problems.append(str(error))
             return otherwise
 
-    seen.results, _ = by_protocol(tried(run.results, {}), protocol)
+    seen.results = tried(run.results, {})
+    if protocol is not None:
+        seen.results, _ = by_protocol(seen.results, protocol)
     seen.sets = _sets(seen.results)
     if (count := len(seen.results.get("sets", {}))) > MOST_SETS:
         seen.problems.append(f"results.json has {count:,} sets, of which {MOST_SETS:,} are looked at.")

@@ -16,6 +16,7 @@ from adapters_pl.reports.drawing import in_rows, log_scale, look, new_figure
 from adapters_pl.reports.section import Figure, Section, listed
 from adapters_pl.reports.tables import Column, Form, Table
 from adapters_pl.reports.texts import in_one_line
+from adapters_pl.studies.asked import telling_apart
 
 #: The most sets that have a panel each beside their average, and the most lines in a panel.
 _PANELS, _LINES = 5, 8
@@ -82,18 +83,19 @@ def study_section(study: StudySeen, number: int) -> Section:
     if lost := [trial.name for trial in study.trials if trial.trial is None]:
         section.missing.append(f"Without a trial.json that can be read, and left out of the curves: {listed(lost)}.")
     measure = _measure(complete)
-    varied = [key for key, values in study.axes.items() if len(values) > 1 and not _is_seed(key)]
+    several = [key for key, values in study.axes.items() if len(values) > 1 and not _is_seed(key)]
     if not complete:
         section.missing.append("No trial is complete, so there is no curve.")
     elif measure is None:
         section.missing.append("No complete trial was tested or validated, so there is no curve.")
-    elif not varied:
+    elif not several:
         section.missing.append("No key but the seed has more than one value, so there is nothing to compare.")
     else:
+        varied = [key for key in telling_apart([_values(trial) for trial in complete]) if not _is_seed(key)]
         section.parts += _combinations(complete, measure, varied, f"study-{number}")
-        if len(varied) > _KEYS:
-            section.missing.append(f"Of {len(varied)} keys with several values the first {_KEYS} have curves.")
-        for place, key in enumerate(varied[:_KEYS], start=1):
+        if len(several) > _KEYS:
+            section.missing.append(f"Of {len(several)} keys with several values the first {_KEYS} have curves.")
+        for place, key in enumerate(several[:_KEYS], start=1):
             if found := _along(complete, measure, varied, key, f"study-{number}-{place}"):
                 section.parts += found
             else:
@@ -113,6 +115,11 @@ def _measure(complete: Sequence[RunSeen]) -> _Measure | None:
     if names:
         return _Measure(names, True)
     return _Measure((_LOSS,), False) if any(trial.curves.get("val_loss") for trial in complete) else None
+
+
+def _values(trial: RunSeen) -> dict[str, Any]:
+    values: dict[str, Any] = (trial.trial or {}).get("values", {})
+    return values
 
 
 def _is_seed(key: str) -> bool:
@@ -197,7 +204,7 @@ def _points(
     found: dict[tuple[str, str], tuple[Any, list[float]]] = {}
     order: dict[str, list[tuple[int, float, str]]] = {}
     for trial in complete:
-        values = (trial.trial or {}).get("values", {})
+        values = _values(trial)
         value = measure.of(trial, panel)
         if value is None or (key is not None and key not in values):
             continue

@@ -324,3 +324,21 @@ def _typed(words: Sequence[str]) -> tuple[Values, list[str]]:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
+
+
+def telling_apart(trials: Sequence[Values]) -> list[str]:
+    """The keys that tell trials apart, but for the seed; all of them, where none does.
+
+    They are those of several values, and of those that only some trials have the ones without which two that differ
+    would look alike.
+    """
+    keys = list(dict.fromkeys(key for values in trials for key in values if key not in (SEED, ROWS_SEED)))
+    texts = {key: [json.dumps(values[key]) if key in values else "" for values in trials] for key in keys}
+    several = {key for key in keys if len(set(texts[key]) - {""}) > 1}
+    alike, shown = [0] * len(trials), set()
+    for key in sorted(keys, key=lambda key: key not in several):
+        kinds: dict[tuple[int, str], int] = {}
+        finer = [kinds.setdefault(kind, len(kinds)) for kind in zip(alike, texts[key], strict=True)]
+        if key in several or len(kinds) > len(set(alike)):
+            alike, shown = finer, {*shown, key}
+    return [key for key in keys if key in shown] or keys

@@ -14,7 +14,7 @@ from adapters_pl.evaluation.metrics import mean_interval
 from adapters_pl.evaluation.report import percent
 from adapters_pl.inputs.errors import UserError
 from adapters_pl.inputs.terminal import to_look_at
-from adapters_pl.studies.asked import SEED, Values
+from adapters_pl.studies.asked import SEED, Values, telling_apart
 from adapters_pl.studies.folder import TrialFolder, mean_accuracy
 from adapters_pl.studies.ledger import COMPLETE, Slot
 
@@ -39,7 +39,7 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
     mean by Student's t. The sets that the training rows were drawn from and the others follow apart where that is
     known, and a few sets each by itself where it is not.
     """
-    keys = _varied(slots)
+    keys = telling_apart([slot.values for slot in slots])
     seeds = any(SEED in slot.values for slot in slots)
     groups: dict[str, list[Slot]] = {}
     for slot in slots:
@@ -74,22 +74,6 @@ def results_table(name: str, folder: Path, slots: Sequence[Slot]) -> Table:
 def _plain(text: str) -> str:
     """A text of which rich takes nothing for markup, nor a terminal for a command."""
     return escape(to_look_at(text))
-
-
-def _varied(slots: Sequence[Slot]) -> list[str]:
-    """The keys that tell the trials apart, but for the seed; all, where none does.
-
-    They are those of several values, and of those that only some trials have the ones without which two that differ
-    would look alike.
-    """
-    keys = list(dict.fromkeys(key for slot in slots for key in slot.values if key != SEED))
-    values = {key: [json.dumps(slot.values[key]) if key in slot.values else "" for slot in slots] for key in keys}
-    shown = [key for key in keys if len({value for value in values[key] if value}) > 1]
-    for key in keys:
-        alike = list(zip(*(values[other] for other in shown), strict=True)) if shown else [()] * len(slots)
-        if len(set(zip(alike, values[key], strict=True))) > len(set(alike)):
-            shown.append(key)
-    return [key for key in keys if key in shown] or keys
 
 
 def _columns(figures: Sequence[dict[str, dict[str, Any]]]) -> dict[str, list[str]]:

@@ -22,6 +22,8 @@ from adapters_pl.reports import page
 from adapters_pl.reports.collect import read_run_directory, read_study
 from adapters_pl.reports.drawing import styled
 from adapters_pl.reports.page import make_sections
+from adapters_pl.reports.studies import study_section
+from adapters_pl.reports.tables import Table
 from adapters_pl.runs.at_once import directory_at_once
 from tests.helpers.runs import config, records, write_run, write_study
 from tests.reports.conftest import HOSTILE, NAMES
@@ -124,6 +126,18 @@ def test_keys_that_only_some_trials_have(tmp_path):
     assert [row["adapter.rank"] for row in table(tmp_path / "out", "study-1-2")] == ["4", "16"]
     said = (tmp_path / "out/report.html").read_text()
     assert "No curve along adapter: no two trials differ in it alone." in said
+
+
+def test_trials_that_one_key_more_tells_apart_are_not_one(tmp_path):
+    values = [{"adapter": "LoRA"}, {"adapter": "LoRA", "adapter.dora": True}, {"adapter": "IA3", "model.lr": 0.01}]
+    trials = [
+        ({**each, "seed_everything": seed}, "complete", {"sums": records("+-")}) for each in values for seed in (1, 2)
+    ]
+    write_study(tmp_path / "s", {"adapter": ["LoRA", "IA3"], "adapter.dora": [True], "model.lr": [0.01]}, trials)
+    section = study_section(read_study(tmp_path / "s"), 1)
+    (every,) = [part for part in section.parts if isinstance(part, Table) and part.name == "study-1"]
+    found = [(row[1], row[2]) for row in every.rows]
+    assert sorted(found) == [("adapter IA3", 2), ("adapter LoRA", 2), ("adapter LoRA, dora true", 2)]
 
 
 def test_in_and_out_of_distribution(reported):
