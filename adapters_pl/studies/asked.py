@@ -335,7 +335,8 @@ def telling_apart(trials: Sequence[Values]) -> list[str]:
     keys = list(dict.fromkeys(key for values in trials for key in values if key not in (SEED, ROWS_SEED)))
     texts = {key: [json.dumps(values[key]) if key in values else "" for values in trials] for key in keys}
     several = {key for key in keys if len(set(texts[key]) - {""}) > 1}
-    alike, shown = [0] * len(trials), set()
+    alike = [0] * len(trials)
+    shown: set[str] = set()
     for key in sorted(keys, key=lambda key: key not in several):
         kinds: dict[tuple[int, str], int] = {}
         finer = [kinds.setdefault(kind, len(kinds)) for kind in zip(alike, texts[key], strict=True)]
