@@ -35,11 +35,15 @@ class _Measure:
     names: tuple[str, ...]
     tested: bool
 
-    def panels(self) -> list[str]:
-        """What has a panel: the sets, and their average before them."""
+    def all(self) -> list[str]:
+        """What the tables have: the sets, and their average before them."""
         if not self.tested or len(self.names) == 1:
             return list(self.names)
-        return [f"average of {len(self.names)} sets", *(self.names if len(self.names) <= _PANELS else ())]
+        return [f"average of {len(self.names)} sets", *self.names]
+
+    def panels(self) -> list[str]:
+        """What has a panel: all, where the sets are few."""
+        return self.all() if len(self.names) <= _PANELS else self.all()[:1]
 
     def of(self, trial: RunSeen, panel: str) -> float | None:
         """A trial's value in a panel; accuracies in 0..1."""
@@ -130,13 +134,14 @@ def _combinations(
     complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], name: str
 ) -> list[Figure | Table]:
     """Every combination of values but the seed, and its table."""
-    panels = measure.panels()
-    points = {panel: _points(complete, measure, varied, None, panel) for panel in panels}
-    rows = [point.group for point in points[panels[0]]]
+    every = {panel: _points(complete, measure, varied, None, panel) for panel in measure.all()}
+    points = {panel: every[panel] for panel in measure.panels()}
+    first = next(iter(points.values()))
+    rows = [point.group for point in first]
     columns = (Column("shown"), Column("combination"), *_statistics(measure))
     table = Table(name, f"Every combination, {measure.label}", columns, note=_INTERVAL)
-    table.rows = [[panel, point.group, *_numbers(point)] for panel in panels for point in points[panel]]
-    best = sorted(points[panels[0]], key=lambda point: mean(point.values), reverse=measure.tested)[:_COMBINATIONS]
+    table.rows = [[panel, point.group, *_numbers(point)] for panel, found in every.items() for point in found]
+    best = sorted(first, key=lambda point: mean(point.values), reverse=measure.tested)[:_COMBINATIONS]
     kept = [row for row in rows if row in {point.group for point in best}]
     caption = f"{_capital(measure.label)}; {_of_seeds(points)}."
     if len(kept) < len(rows):
@@ -149,11 +154,12 @@ def _along(
     complete: Sequence[RunSeen], measure: _Measure, varied: Sequence[str], key: str, name: str
 ) -> list[Figure | Table]:
     """The figure along ``key``, and its table; nothing where no trials differ in it alone."""
-    points: dict[str, list[_Point]] = {}
-    for panel in measure.panels():
+    every: dict[str, list[_Point]] = {}
+    for panel in measure.all():
         found = _points(complete, measure, varied, key, panel)
         several = Counter(point.group for point in found)
-        points[panel] = [point for point in found if several[point.group] > 1]
+        every[panel] = [point for point in found if several[point.group] > 1]
+    points = {panel: every[panel] for panel in measure.panels()}
     groups = list(dict.fromkeys(point.group for found in points.values() for point in found))
     if not groups:
         return []
@@ -163,7 +169,7 @@ def _along(
         *_statistics(measure),
     )
     table = Table(name, f"Along {short}, {measure.label}", columns, note=_INTERVAL)
-    for panel, found in points.items():
+    for panel, found in every.items():
         for point in found:
             table.rows.append([panel, _text(point.x), *([point.group] if others else []), *_numbers(point)])
     caption = f"{_capital(measure.label)}, by {short}; {_of_seeds(points)}."
@@ -288,7 +294,7 @@ def _draw(points: dict[str, list[_Point]], groups: Sequence[str], measure: _Meas
                 yerr=[low, high],
                 color=style.color,
                 marker=style.marker,
-                linestyle=style.line,
+                linestyle=style.line if as_numbers else "",  # there is nothing between two methods
                 capsize=3,
             )
             handles.setdefault(group, line)
@@ -319,7 +325,7 @@ def _aside(x: float, places: float, xs: Sequence[float], logarithmic: bool) -> f
 
 
 def _trials(study: StudySeen, measure: _Measure | None, name: str) -> Table:
-    keys, panels = list(study.axes), measure.panels() if measure else []
+    keys, panels = list(study.axes), measure.all() if measure else []
     form = measure.form if measure else "text"
     columns = (
         *(Column("trial"), *(Column(in_one_line(_short(key), 30), "text", key) for key in keys), Column("state")),

@@ -22,6 +22,7 @@ from adapters_pl.reports import page
 from adapters_pl.reports.collect import read_run_directory, read_study
 from adapters_pl.reports.drawing import styled
 from adapters_pl.reports.page import make_sections
+from adapters_pl.reports.section import Figure
 from adapters_pl.reports.studies import study_section
 from adapters_pl.reports.tables import Table
 from adapters_pl.runs.at_once import directory_at_once
@@ -130,14 +131,33 @@ def test_keys_that_only_some_trials_have(tmp_path):
 
 def test_trials_that_one_key_more_tells_apart_are_not_one(tmp_path):
     values = [{"adapter": "LoRA"}, {"adapter": "LoRA", "adapter.dora": True}, {"adapter": "IA3", "model.lr": 0.01}]
-    trials = [
-        ({**each, "seed_everything": seed}, "complete", {"sums": records("+-")}) for each in values for seed in (1, 2)
-    ]
+    sets = {f"set-{number}": records("+-" + "+" * number) for number in range(6)}
+    trials = [({**each, "seed_everything": seed}, "complete", sets) for each in values for seed in (1, 2)]
     write_study(tmp_path / "s", {"adapter": ["LoRA", "IA3"], "adapter.dora": [True], "model.lr": [0.01]}, trials)
     section = study_section(read_study(tmp_path / "s"), 1)
     (every,) = [part for part in section.parts if isinstance(part, Table) and part.name == "study-1"]
-    found = [(row[1], row[2]) for row in every.rows]
-    assert sorted(found) == [("adapter IA3", 2), ("adapter LoRA", 2), ("adapter LoRA, dora true", 2)]
+    combinations = ["adapter IA3", "adapter LoRA", "adapter LoRA, dora true"]
+    # Many sets are too many for a figure, but not for its table.
+    shown = ["average of 6 sets", *sets]
+    assert sorted(row[:3] for row in every.rows) == sorted([one, name, 2] for one in shown for name in combinations)
+    assert {row[0]: row[3] for row in every.rows}["set-5"] == 6 / 7
+
+
+def test_a_line_joins_numbers_and_no_methods(tmp_path):
+    trials = [
+        ({"adapter": name, "adapter.rank": rank}, "complete", {"sums": records("+-")})
+        for name in ("A", "B")
+        for rank in (1, 2)
+    ]
+    write_study(tmp_path / "s", {"adapter": ["A", "B"], "adapter.rank": [1, 2]}, trials)
+    section = study_section(read_study(tmp_path / "s"), 1)
+    figures = {part.name: part for part in section.parts if isinstance(part, Figure)}
+    with styled():
+        joined = {
+            name: any(line.get_linestyle() != "None" for line in figure.draw().axes[0].lines)
+            for name, figure in figures.items()
+        }
+    assert (joined["study-1-1"], joined["study-1-2"]) == (False, True)
 
 
 def test_in_and_out_of_distribution(reported):
