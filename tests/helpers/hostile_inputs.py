@@ -42,6 +42,7 @@ KILLED_AFTER, HANGS_AFTER = 21.0, 20.0
 MEMORY, FILE_SIZE = 10 << 30, 1 << 30
 #: Families of cases of which many are alike.
 LARGE = ("adapter", "model", "data", "trainer", "recorded", "lightning", "adapterdir", "base", "file", "results")
+LARGE += ("study", "report", "runs", "gguf")
 #: A verdict that is no news.
 GOOD = ("answered", "fine")
 
@@ -330,7 +331,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="a regular expression that a case's name holds")
     parser.add_argument("--out", type=Path, help="a JSON line for every case")
     parser.add_argument("--bad", type=Path, help="every case that did not end well, for reading")
-    parser.add_argument("--all", action="store_true", help="also the cases that resemble others: 2,700, half an hour")
+    parser.add_argument("--all", action="store_true", help="also the cases that resemble others: 4,500, an hour")
     parser.add_argument("--keep", action="store_true", help="keep the folders of cases that did not end well")
     parser.add_argument("--list", action="store_true", help="name the cases only")
     given = parser.parse_args()

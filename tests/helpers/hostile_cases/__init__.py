@@ -5,28 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.helpers.hostile_cases.adapters import adapter_cases
-from tests.helpers.hostile_cases.bases import base_cases
 from tests.helpers.hostile_cases.checkpoints import checkpoint_cases, sharded_cases
 from tests.helpers.hostile_cases.commands import command_cases
 from tests.helpers.hostile_cases.common import ADAPTERS, QUIET, fit
 from tests.helpers.hostile_cases.configs import class_cases, config_cases, key_cases
 from tests.helpers.hostile_cases.data import data_cases, mixture_cases
-from tests.helpers.hostile_cases.gguf import fetch_cases, gguf_cases, prepare_gguf
-from tests.helpers.hostile_cases.reports import (
-    figure_cases,
-    prepare_seen,
-    report_word_cases,
-    seen_cases,
-    text_cases,
-)
+from tests.helpers.hostile_cases.models.bases import base_cases
+from tests.helpers.hostile_cases.models.gguf import gguf_cases, prepare_gguf
+from tests.helpers.hostile_cases.models.named import fetch_cases
+from tests.helpers.hostile_cases.reports.figures import figure_cases
+from tests.helpers.hostile_cases.reports.seen import report_word_cases, seen_cases
+from tests.helpers.hostile_cases.reports.texts import prepare_seen, text_cases
 from tests.helpers.hostile_cases.runs import run_file_cases, run_folder_cases
-from tests.helpers.hostile_cases.studies import (
-    prepare_study,
-    study_file_cases,
-    study_folder_cases,
-    study_storage_cases,
-    study_word_cases,
-)
+from tests.helpers.hostile_cases.studies.files import prepare_study, study_file_cases, study_word_cases
+from tests.helpers.hostile_cases.studies.folders import study_folder_cases
+from tests.helpers.hostile_cases.studies.storage import study_storage_cases
 from tests.helpers.hostile_cases.values import value_cases
 from tests.helpers.hostile_inputs import Case
 

@@ -52,6 +52,7 @@ def plan(*more: str) -> list[str]:
 
 
 def based(base: str, *more: str) -> list[str]:
+    """A training of a step in another base."""
     words = fit("LoRA", "--adapter.rank", "2", *more)
     words[words.index("base")] = base
     return words

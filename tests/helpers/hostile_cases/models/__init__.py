@@ -1,0 +1,1 @@
+"""Bases: directories, GGUF files, and those that have a name."""

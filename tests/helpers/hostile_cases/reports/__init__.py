@@ -1,0 +1,1 @@
+"""Runs and studies of strangers, as ``report``, ``runs`` and ``compare`` see them."""

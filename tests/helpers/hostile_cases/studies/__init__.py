@@ -1,0 +1,1 @@
+"""Studies: their files, their directories, their storage."""
