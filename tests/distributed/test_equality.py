@@ -65,7 +65,7 @@ def test_the_processes_of_a_step_hold_label_counts_that_differ_threefold(make_ba
             batches = [0 if batch.empty else sum(counts[row] for row in batch) for batch in sampler]
             totals.append([sum(batches[i : i + 2]) for i in range(0, len(batches), 2)])
         ratios += [max(pair) / max(1, min(pair)) for pair in zip(*totals, strict=True)]
-    assert sum(ratio >= 3 for ratio in ratios[:20]) >= 5
+    assert sum(ratio >= 3 for ratio in ratios[:10]) >= 2
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
@@ -83,7 +83,7 @@ def test_two_processes_end_where_one_ends(tmp_path, make_base, rows, one, strate
         first = torch.load(one / method / "first.pt", weights_only=True)
         alone = torch.load(one / method / "last.ckpt", weights_only=True)
         two = torch.load(tmp_path / method / "last.ckpt", weights_only=True)
-        assert alone["global_step"] == two["global_step"] == 20
+        assert alone["global_step"] == two["global_step"] == 10
         assert alone["state_dict"].keys() == two["state_dict"].keys() == first.keys()
         start, moved = (
             torch.cat([value.flatten() for value in values])
@@ -91,7 +91,7 @@ def test_two_processes_end_where_one_ends(tmp_path, make_base, rows, one, strate
         )
         assert moved.norm() >= 0.01 * start.norm(), method
         logged = [json.loads((folder / method / "losses.json").read_text()) for folder in (one, tmp_path)]
-        assert len(logged[0]) == 20
+        assert len(logged[0]) == 10
         assert logged[1] == pytest.approx(logged[0], rel=1e-4), method
         for name, value in alone["state_dict"].items():
             torch.testing.assert_close(two["state_dict"][name], value, atol=1e-6, rtol=0, msg=f"{method} {name}")

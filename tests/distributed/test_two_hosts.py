@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -166,23 +166,26 @@ def test_a_killed_node_ends_the_other_and_the_job_resumes(
     assert state_of(tmp_path)[1] == (steps // 3 + 2) * 3
 
 
-@pytest.mark.parametrize(
-    ("strategy", "port"),
-    [
-        ("lightning.pytorch.strategies.DDPStrategy", 29615),
-        ("adapters_pl.training.strategies.FullyShardedStrategy", 29616),
-    ],
-    ids=["ddp", "fsdp"],
-)
-def test_a_network_that_falls_silent_ends_both_within_the_timeout(tmp_path, hosts, make_base, rows, strategy, port):
-    """Packets are dropped: no connection is closed, and nobody is told."""
-    words = command(make_base(), rows, nodes(strategy), "--trainer.strategy.timeout", "0:00:10")
-    checkpoint = tmp_path / "runs/lora-1/checkpoints/last.ckpt"
-    with job(hosts, tmp_path, *words, "--data.batch_size", "2", "--trainer.max_epochs", "4000", port=port) as started:
+def test_a_network_that_falls_silent_ends_both_within_the_timeout(tmp_path, hosts, make_base, rows):
+    """Packets are dropped: no connection is closed, and nobody is told. One silence ends a job of each strategy."""
+    strategies = {
+        "lightning.pytorch.strategies.DDPStrategy": 29615,
+        "adapters_pl.training.strategies.FullyShardedStrategy": 29616,
+    }
+    checkpoints, started = [], []
+    with ExitStack() as jobs:
+        for strategy, port in strategies.items():
+            folder = tmp_path / str(port)
+            folder.mkdir()
+            checkpoints.append(folder / "runs/lora-1/checkpoints/last.ckpt")
+            words = command(make_base(), rows, nodes(strategy), "--trainer.strategy.timeout", "0:00:10")
+            words += ["--data.batch_size", "2", "--trainer.max_epochs", "4000"]
+            started += jobs.enter_context(job(hosts, folder, *words, port=port))
         deadline = time.monotonic() + 200
-        while not checkpoint.is_file():
+        while not all(checkpoint.is_file() for checkpoint in checkpoints):
             assert time.monotonic() < deadline
-            assert started[0].poll() is None, started[0].communicate()[0]
+            ended = [process for process in started if process.poll() is not None]
+            assert not ended, ended[0].communicate()[0]
             time.sleep(0.05)
         try:
             _silence(hosts, "replace")
@@ -193,7 +196,7 @@ def test_a_network_that_falls_silent_ends_both_within_the_timeout(tmp_path, host
         assert process.returncode == 1, output
         assert "another process of this job" in output, output[-2000:]
         assert "Traceback" not in output
-    assert torch.load(checkpoint, weights_only=True)["global_step"] > 0
+    assert all(torch.load(checkpoint, weights_only=True)["global_step"] > 0 for checkpoint in checkpoints)
 
 
 def _silence(hosts, action):
