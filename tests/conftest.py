@@ -110,18 +110,15 @@ def tiny_tokenizer(**changes: Any) -> PreTrainedTokenizerFast:
 #: The files that take longest, in that order: of several workers each takes a file at a time, and none should begin a
 #: long one when the others are done.
 LONGEST = [
-    *("cli/test_machine_faults.py", "cli/test_hostile_inputs.py", "distributed/test_equality.py", "test_notebooks.py"),
-    *("evaluation/test_invariance.py", "adapters/test_peft_adapter.py", "distributed/test_two_hosts.py"),
-    *("distributed/test_ddp.py", "cli/commands/test_export.py", "test_packaging.py", "adapters/test_matrix.py"),
-    *("cli/test_training.py", "models/test_quantisation.py", "cli/test_fuzz.py", "cli/test_noise.py"),
-    *("inputs/test_secrets.py", "cli/test_security.py", "distributed/test_resume.py", "cli/commands/test_doctor.py"),
-    *(
-        "test_documented_commands.py",
-        "training/planning/test_tracing.py",
-        "runs/test_configs.py",
-        "cli/commands/test_bench.py",
-    ),
-    "training/test_compile.py",
+    *("test_notebooks.py", "cli/test_training.py", "cli/test_machine_faults.py", "test_documented_commands.py"),
+    *("runs/test_configs.py", "cli/test_hostile_inputs.py", "distributed/test_equality.py"),
+    *("distributed/test_two_hosts.py", "adapters/test_matrix.py", "cli/commands/test_bench.py"),
+    *("models/test_quantisation.py", "cli/commands/test_study.py", "adapters/test_peft_adapter.py"),
+    *("cli/commands/test_doctor.py", "training/planning/test_tracing.py", "cli/commands/test_plan.py"),
+    *("adapters/test_lora_files.py", "training/test_resume.py", "evaluation/test_engine.py"),
+    *("cli/commands/test_export.py", "training/test_benchmark.py", "evaluation/test_invariance.py"),
+    *("cli/test_noise.py", "distributed/test_ddp.py", "cli/test_fuzz.py", "studies/test_ledger.py"),
+    *("evaluation/test_harness.py", "inputs/test_secrets.py", "distributed/test_resume.py"),
 ]
 
 
