@@ -330,7 +330,7 @@ def telling_apart(trials: Sequence[Values]) -> list[str]:
     """The keys that tell trials apart, but for the seed; all of them, where none does.
 
     They are those of several values, and of those that only some trials have the ones without which two that differ
-    would look alike.
+    would look alike, or a trial would have none of the keys.
     """
     keys = list(dict.fromkeys(key for values in trials for key in values if key not in (SEED, ROWS_SEED)))
     texts = {key: [json.dumps(values[key]) if key in values else "" for values in trials] for key in keys}
@@ -342,4 +342,8 @@ def telling_apart(trials: Sequence[Values]) -> list[str]:
         finer = [kinds.setdefault(kind, len(kinds)) for kind in zip(alike, texts[key], strict=True)]
         if key in several or len(kinds) > len(set(alike)):
             alike, shown = finer, {*shown, key}
+    own = [key for key in keys if len(set(texts[key])) > 1]
+    for values in trials:
+        if shown.isdisjoint(values):
+            shown.update(key for key in own if key in values)
     return [key for key in keys if key in shown] or keys

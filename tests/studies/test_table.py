@@ -62,6 +62,13 @@ def test_a_key_that_only_some_have_is_shown_where_it_tells_two_apart(cells):
     assert [row[:2] for row in rows] == [("LoRA", ""), ("LoRA", "true"), ("IA3", "")]
 
 
+def test_every_trial_shows_what_is_its_own(cells):
+    controls = [{"adapter": "LoRA", "data.shuffle_answers": True}, {"adapter": "LoRA", "model.random_init": True}]
+    heads, rows = cells([Slot(n, values, COMPLETE, 0.5) for n, values in enumerate(controls)])
+    assert heads[:3] == ["shuffle_answers", "random_init", "trials"]
+    assert [row[:2] for row in rows] == [("true", ""), ("", "true")]
+
+
 def test_a_few_sets_have_a_column_each(cells):
     heads, _ = cells([Slot(0, {"a": 1}, COMPLETE, 0.5)], x=None, y=None)
     assert heads == ["a", "trials", "state", "accuracy", "x", "y"]
