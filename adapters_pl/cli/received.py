@@ -45,6 +45,8 @@ _SLOTS = ("optimizer", "lr_scheduler", "peft_config")
 _TRAINER_OBJECTS = frozenset(
     {"callbacks", "logger", "plugins", "profiler", "default_root_dir", "model_registry", "barebones"}
 )
+#: The longest list; jsonargparse takes the square of its length in time.
+_MOST_ITEMS = 2000
 #: What decides by itself whether code from elsewhere runs; it is only ever typed.
 CODE = "trust_remote_code"
 #: What names a way to compute attention, or else a repository of the hub, whose code would be fetched and run.
@@ -238,11 +240,11 @@ def _trainer(value: Any, found: Received) -> dict[str, Any]:
 
 
 def _is_data(value: Any, names_classes: bool) -> bool:
-    """Whether no parser could take ``value`` for a class: with ``names_classes`` a bare text could be one."""
+    """Whether a parser takes ``value`` for what it is: it names no class, which with ``names_classes`` a text could."""
     if isinstance(value, Mapping):
         return "class_path" not in value and all(_is_data(part, names_classes) for part in value.values())
     if isinstance(value, list | tuple):
-        return all(_is_data(part, names_classes) for part in value)
+        return len(value) <= _MOST_ITEMS and all(_is_data(part, names_classes) for part in value)
     return not (names_classes and isinstance(value, str))
 
 

@@ -46,6 +46,13 @@ def test_code_of_the_hub_is_not_taken_for_a_kind_of_attention(kernel):
     ).config["model"]["init_args"] == {"base": "theirs", "attn_implementation": "sdpa"}
 
 
+def test_a_list_that_would_be_parsed_for_minutes_is_not_taken():
+    model = {"class_path": "adapters_pl.CausalLMModule", "init_args": {"add_tokens": ["a"] * 2001, "base": "theirs"}}
+    found = received({"model": model}, ["model"], "last.ckpt")
+    assert found.config["model"]["init_args"] == {"base": "theirs"}
+    assert found.left_out == ["model.add_tokens"]
+
+
 def test_a_switch_that_is_off_is_not_worth_a_line():
     model = {"class_path": "adapters_pl.CausalLMModule", "init_args": {"base": "ours", CODE: False}}
     assert received({"model": model}, ["model"], "last.ckpt").note("last.ckpt") is None
