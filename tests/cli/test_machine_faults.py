@@ -150,7 +150,9 @@ class Child:
                 os.dup2(descriptor, number)
             sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, m, closefd=False) for n, m in enumerate("rww"))
             sys.argv = ["adapters-pl", *words]
-            signal.signal(signal.SIGINT, signal.default_int_handler)  # tests that run in the background ignore it
+            # Tests that run in the background or under nohup ignore them.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             before(lambda event: os.write(pipe, f"{event}\n".encode()))
             try:
                 cli.console()

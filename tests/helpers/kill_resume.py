@@ -211,9 +211,11 @@ def fork(processes: int, run: Path, job: Callable[[int, int], int]) -> Process:
         except BaseException:
             traceback.print_exc()
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+            try:
+                sys.stdout.flush()
+                sys.stderr.flush()
+            finally:  # whatever became of the log: this process must not go on with the tests of the first
+                os._exit(code)
     os.close(pipe)
     return Process(pids, reports)
 
