@@ -19,6 +19,14 @@ ROOT = Path(__file__).parent
 SAYS = "import sys; print('torch' in sys.modules); "
 
 
+@pytest.fixture(autouse=True)
+def _interrupts():
+    """A suite that runs in the background ignores Ctrl-C, and so would the real processes."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def both(words, **settings):
     """What a real process does, and what a forked one."""
     return [
